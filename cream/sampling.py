@@ -1,0 +1,69 @@
+"""Responses as they were sampled: token ids, their text, and why each one ended."""
+
+import torch
+from tqdm import tqdm
+from transformers import GenerationConfig
+
+
+@torch.inference_mode()
+def sample(
+    model, tokenizer, prompts, *, responses=1, temperature=0.0, top_p=1.0, max_new_tokens=256, seed=0, batch_size=64
+):
+    """N responses to each prompt; temperature 0 is greedy.
+
+    `prompts` is a list of lists of token ids. Returns one list a prompt of N rows {tokens, text, finish_reason}.
+    `tokens` holds exactly what was sampled: it ends with the end token only if that was sampled (finish_reason
+    "stop"), and has `max_new_tokens` tokens without one otherwise ("length"). `text` leaves special tokens out.
+    `batch_size` is the number of responses written at once.
+    """
+    torch.manual_seed(seed)
+    ends = _end_tokens(model)
+    settings = GenerationConfig(
+        do_sample=temperature > 0,
+        temperature=temperature or None,
+        top_p=top_p if temperature > 0 else None,
+        top_k=0 if temperature > 0 else None,
+        num_return_sequences=responses,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(ends),
+        pad_token_id=min(ends),
+    )
+    # Prompts of like length share a batch, so there is little padding; answers go back to the order given.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    size = max(1, batch_size // responses)
+    rows = [None] * len(prompts)
+    with tqdm(total=len(prompts) * responses, desc="sampling", unit="response") as bar:
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            generated = model.generate(**_left_padded([prompts[i] for i in batch], model.device), generation_config=settings)
+            longest = max(len(prompts[i]) for i in batch)
+            for k, tokens in enumerate(generated[:, longest:].tolist()):
+                row = rows[batch[k // responses]] = rows[batch[k // responses]] or []
+                row.append(_response(tokens, ends, tokenizer))
+                bar.update()
+    return rows
+
+
+def _end_tokens(model):
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        raise ValueError("the model names no end token: set eos_token_id in its generation_config.json")
+    return set(ends) if isinstance(ends, list) else {ends}
+
+
+def _left_padded(prompts, device):
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
+    return {"input_ids": ids, "attention_mask": mask.long()}
+
+
+def _response(tokens, ends, tokenizer):
+    length = next((i + 1 for i, token in enumerate(tokens) if token in ends), None)
+    tokens = tokens[:length]
+    return {
+        "tokens": tokens,
+        "text": tokenizer.decode(tokens, skip_special_tokens=True),
+        "finish_reason": "stop" if length else "length",
+    }

@@ -1,0 +1,122 @@
+"""Runs one notebook as a stage of the pipeline and keeps its page.
+
+    python -m cream.stage notebooks/05_rank.ipynb reports/stages/rank-m1.html policy=m1
+
+Papermill runs the notebook; what it writes are its outputs. The page is a leaf for people to read: no stage depends on
+it. Progress goes to the terminal and stays off the page, as do run times, so that two runs give the same bytes.
+"""
+
+import argparse
+import os
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+from string import Template
+
+from cream.files import whole, write_json
+from cream.parameters import check_machine, load_parameters
+
+PAGE = Path(__file__).with_name("page.html")
+
+
+def main():
+    options = _options()
+    stage = os.environ.get("DVC_STAGE") or options.notebook.stem
+    started = time.monotonic()
+    try:
+        check_machine(load_parameters("params.yaml"), ".")
+        _end_with_parent()
+        notebook = _run(options.notebook, dict(pair.split("=", 1) for pair in options.parameters))
+        _write_page(notebook, options.page, show_code=not options.no_input)
+    except Exception as error:
+        sys.exit(f"Stage {stage} failed{_reason(error)}\nWhat earlier stages made is as it was.")
+    write_json(Path("logs") / f"{options.page.stem}.json", {"seconds": round(time.monotonic() - started, 1)})
+
+
+def _options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("page", type=Path, help="the HTML page to write")
+    parser.add_argument("parameters", nargs="*", metavar="name=value", help="parameters of the notebook")
+    parser.add_argument("--no-input", action="store_true", help="leave the code out of the page")
+    return parser.parse_args()
+
+
+def _end_with_parent():
+    """A stage whose pipeline was killed must not go on writing beside the next run's."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # the kernel watches this process and ends with it
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run(path, parameters):
+    """The executed notebook; its progress bars go to the terminal."""
+    import papermill
+    from traitlets.config import Config
+
+    # The kernel runs in notebooks/, as it does in Jupyter, and imports the package of this folder.
+    os.environ |= {"PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore:IProgress not found"}
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    return papermill.execute_notebook(
+        path,
+        None,
+        parameters,
+        kernel_name="python3",
+        cwd=path.parent,
+        progress_bar=False,
+        stderr_file=sys.stderr,
+        config=Config(KernelManager={"transport": "ipc"}),  # no network port
+    )
+
+
+def _write_page(notebook, path, show_code):
+    from nbconvert import HTMLExporter
+    from pygments.formatters import HtmlFormatter
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _with_mathml(cell.source)
+        else:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    exporter = HTMLExporter(template_name="basic", exclude_input=not show_code, exclude_input_prompt=True)
+    exporter.exclude_output_prompt, exporter.exclude_anchor_links = True, True
+    body, _ = exporter.from_notebook_node(notebook)
+    title = re.search(r"<h1[^>]*>(.*?)</h1>", body, re.DOTALL)
+    page = Template(PAGE.read_text(encoding="utf-8")).substitute(
+        title=re.sub(r"<[^>]+>", "", title.group(1)) if title else path.stem,
+        home=os.path.relpath("reports", path.parent),
+        highlight=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
+        body=body,
+    )
+    with whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _with_mathml(markdown):
+    """LaTeX between dollar signs as MathML, which browsers draw without a script from elsewhere."""
+    from latex2mathml.converter import convert
+
+    markdown = re.sub(r"\$\$(.+?)\$\$", lambda found: convert(found.group(1).strip(), display="block"), markdown, flags=re.DOTALL)
+    return re.sub(r"\$([^$\n]+)\$", lambda found: convert(found.group(1)), markdown)
+
+
+def _reason(error):
+    """Where and why: one clear sentence for bad input and a full disk, a traceback before it for anything else."""
+    if not hasattr(error, "evalue"):  # not from a cell
+        return f": {error}"
+    if "No space left" in error.evalue or "os error 28" in error.evalue:
+        return f" in cell {error.exec_count}: the disk is full; free some space and run again"
+    if error.ename not in ("ValueError", "FileNotFoundError", "ConnectionError"):
+        print("\n".join(error.traceback), file=sys.stderr)
+    return f" in cell {error.exec_count}: {error.ename}: {error.evalue}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The whole pipeline, through DVC and papermill, on profiles/test.yaml in a copy of the repository."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def run(folder, *command, check=True):
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("DVC_STAGE", None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The files that git tracks or would track, as a repository of their own, with the tiny model and its profile."""
+    folder = tmp_path_factory.mktemp("repository")
+    listed = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith(("reports/", "results/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "profiles" / "test.yaml", folder / "params.yaml")
+    run(folder, sys.executable, "tests/tiny_model.py", ".cache/tiny")
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", ".")
+    run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "-m", "test profile")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(copy):
+    run(copy, sys.executable, "-m", "cream.parameters")
+    run(copy, "dvc", "repro")
+    return copy
+
+
+def test_every_model_is_made_and_evaluated(finished):
+    for model in ("m0", "m1", "srlm-m2", "cream-m2", "cream-m3"):
+        assert (finished / "models" / model / "model.safetensors").exists()
+        assert 0 <= json.loads((finished / f"results/evaluate/{model}.json").read_text())["accuracy"] <= 1
+
+
+def test_the_first_margin_of_every_round_is_zero(finished):
+    for model in ("srlm-m2", "cream-m2", "cream-m3"):
+        first = (finished / f"results/curves/{model}.csv").read_text().splitlines()[1].split(",")
+        assert abs(float(first[-1])) < 1e-3
+
+
+def test_a_second_repro_runs_nothing_and_the_status_is_clean(finished):
+    assert "Running stage" not in run(finished, "dvc", "repro").stdout
+    run(finished, "dvc", "status", "--quiet")
+
+
+def test_pages_open_offline_and_show_no_error(finished):
+    pages = sorted((finished / "reports").rglob("*.html"))
+    assert {page.name for page in pages} >= {"index.html", "consistency.html", "benchmark.html", "rank-m1.html"}
+    for page in pages:
+        text = page.read_text()
+        assert not re.search(r'(?:src|href)="(?:https?:)?//', text), page
+        assert "Traceback" not in text and str(finished) not in text, page
+        for link in re.findall(r'href="([^"#]+)"', text):
+            assert (page.parent / link).exists(), (page, link)
+
+
+def test_stages_repeat_to_the_same_bytes(finished):
+    stages = ["sample@m1", "rank@m1", "train@cream-m2", "evaluate@cream-m2", "consistency", "benchmark"]
+    before = (finished / "dvc.lock").read_text()
+    run(finished, "dvc", "repro", "--single-item", "--force", "--no-run-cache", *stages)
+    assert (finished / "dvc.lock").read_text() == before
+
+
+def test_one_more_round_runs_only_its_own_stages(finished):
+    done = run(
+        finished, "dvc", "exp", "run",
+        "-S", "+rank.cream-m3={previous: cream-m2}", "-S", "+train.cream-m4={start: cream-m3, method: cream}",
+    )  # fmt: skip
+    ran = set(re.findall(r"Running stage '(.+)'", done.stdout))
+    new = {"sample@cream-m3", "rank@cream-m3", "train@cream-m4", "evaluate@cream-m4"}
+    assert ran == new | {"consistency", "benchmark", "index"}
+    assert "cream-m3" in (finished / "reports/consistency.html").read_text()
+    assert "cream-m4" in (finished / "reports/benchmark.html").read_text()
+
+
+def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):
+    splits = finished / "data" / "splits"
+    before = sorted((path.name, path.read_bytes()) for path in splits.iterdir())
+    broken = finished / "broken"
+    shutil.copytree(finished / "data" / "arithmetic", broken)
+    (broken / "test.jsonl").write_text('{"id": "1", "task": \n')
+    profile = (finished / "params.yaml").read_text()
+    (finished / "params.yaml").write_text(profile.replace("source: embedded", "source: broken"))
+    command = [sys.executable, "-m", "cream.stage", "notebooks/01_data.ipynb", "reports/stages/data.html"]
+    done = run(finished, *command, check=False)
+    (finished / "params.yaml").write_text(profile)
+    assert done.returncode == 1
+    assert "01_data failed in cell" in done.stderr and "broken/test.jsonl, line 1 is not JSON" in done.stderr
+    assert sorted((path.name, path.read_bytes()) for path in splits.iterdir()) == before
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_notebook_runs_as_in_jupyter(finished, notebook):
+    run(finished, sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", f"notebooks/{notebook}")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_notebook_is_stripped_and_declares_the_parameters_it_reads(notebook):
+    path = ROOT / "notebooks" / notebook
+    run(ROOT, "nbstripout", "--verify", str(path))
+    code = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code")
+    read = set(re.findall(r'params\["(\w+)"\]', code))
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
+        stage = stage.get("do", stage)
+        if notebook in stage["cmd"] and "params.yaml" not in stage["deps"]:
+            declared = {re.split(r"[.\[]", name)[0] for name in stage["params"]}
+            assert read <= declared, f"{notebook} reads {read - declared} and dvc.yaml does not track them"
