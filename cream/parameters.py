@@ -1,13 +1,23 @@
 """params.yaml: loaded, checked as a whole, and read as a lineage of models."""
 
+import math
 import shutil
 import sys
 from pathlib import Path
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 
 SCHEMA = Path(__file__).with_name("parameters.schema.yaml")
+
+# JSON Schema counts 5.0 as an integer and .nan and .inf as numbers; what the parameters go to does not.
+STRICT = Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {
+        "integer": lambda _, value: type(value) is int,
+        "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
+    }
+)
+Validator = validators.extend(Draft202012Validator, type_checker=STRICT)
 
 
 def load_parameters(path):
@@ -18,7 +28,7 @@ def load_parameters(path):
         raise ValueError(f"{path} does not exist: copy a file of profiles/ there") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    validator = Draft202012Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    validator = Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
     problems = [_sentence(error) for error in validator.iter_errors(params)] or _lineage_problems(params)
     if problems:
         raise ValueError("\n".join(f"{Path(path).name}: {problem}" for problem in problems))
@@ -53,6 +63,8 @@ def check_machine(params, root):
                 f"params.yaml: model.base: there is no model in {folder}: give a folder with config.json and "
                 "*.safetensors, a Hub id, or 'embedded'"
             )
+    elif base != "embedded" and params["model"]["revision"] is None:
+        raise ValueError(f"params.yaml: model.revision: pin the commit of {base} on the Hub, 40 hex digits")
     if source != "embedded" and not (root / Path(source).expanduser()).is_dir():
         raise ValueError(f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded'")
     size = 540e6 if base == "embedded" else sum(file.stat().st_size for file in weights)
@@ -87,10 +99,12 @@ def _lineage_problems(params):
     for policy, row in rank.items():
         if policy != "m1" and policy not in train:
             problems.append(f"rank.{policy}: there is no model {policy}: name m1 or a row of train")
-        elif row["previous"] == policy or row["previous"] not in {"m0", "m1", *train}:
+        elif row["previous"] not in {"m0", "m1", *train}:
             problems.append(
-                f"rank.{policy}.previous: {row['previous']} is no other model: name m0, m1 or another row of train"
+                f"rank.{policy}.previous: there is no model {row['previous']}: name m0, m1 or a row of train"
             )
+        elif round_of(params, row["previous"]) >= round_of(params, policy):
+            problems.append(f"rank.{policy}.previous: {row['previous']} is not from an earlier round than {policy}")
         elif round_of(params, policy) > params["data"]["rounds"]:
             problems.append(
                 f"rank.{policy}: round {round_of(params, policy)} has no prompts: data.rounds is "

@@ -35,7 +35,9 @@ def sample(
     with tqdm(total=len(prompts) * responses, desc="sampling", unit="response") as bar:
         for start in range(0, len(order), size):
             batch = order[start : start + size]
-            generated = model.generate(**_left_padded([prompts[i] for i in batch], model.device), generation_config=settings)
+            generated = model.generate(
+                **_left_padded([prompts[i] for i in batch], model.device), generation_config=settings
+            )
             longest = max(len(prompts[i]) for i in batch)
             for k, tokens in enumerate(generated[:, longest:].tolist()):
                 row = rows[batch[k // responses]] = rows[batch[k // responses]] or []

@@ -103,7 +103,9 @@ def _with_mathml(markdown):
     """LaTeX between dollar signs as MathML, which browsers draw without a script from elsewhere."""
     from latex2mathml.converter import convert
 
-    markdown = re.sub(r"\$\$(.+?)\$\$", lambda found: convert(found.group(1).strip(), display="block"), markdown, flags=re.DOTALL)
+    markdown = re.sub(
+        r"\$\$(.+?)\$\$", lambda found: convert(found.group(1).strip(), display="block"), markdown, flags=re.DOTALL
+    )
     return re.sub(r"\$([^$\n]+)\$", lambda found: convert(found.group(1)), markdown)
 
 

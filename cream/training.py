@@ -52,7 +52,12 @@ class SFTTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         logps = response_logprobs(model, inputs["prompt_ids"], inputs["response_ids"], max_tokens=None)
-        return -logps.sum() / sum(map(len, inputs["response_ids"]))
+        return -logps.sum() / num_items_in_batch
+
+    def _get_num_items_in_batch(self, batches, device):
+        """The response tokens of a global batch: its loss is their mean, however they fall into micro-batches."""
+        tokens = sum(len(response) for batch in batches for response in batch["response_ids"])
+        return self.accelerator.gather(torch.tensor(tokens, device=device)).sum()
 
 
 class CreamTrainer(DPOTrainer):
@@ -77,7 +82,12 @@ class CreamTrainer(DPOTrainer):
         with torch.no_grad():
             margin = self.beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
             self._metrics["train"]["margin"].append(self.accelerator.gather(margin).mean().item())
-        return losses.mean()
+        return losses.sum() / num_items_in_batch
+
+    def _get_num_items_in_batch(self, batches, device):
+        """The pairs of a global batch, so that those of a last, smaller micro-batch weigh no more than others."""
+        pairs = sum(len(batch["prompt_ids"]) for batch in batches)
+        return self.accelerator.gather(torch.tensor(pairs, device=device)).sum()
 
 
 def _shared(settings, seed):
@@ -113,7 +123,9 @@ def _train(trainer):
     """The trained model and one row a step: step, loss, learning rate, and for preferences the mean margin."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressBar)
+    trainer.model_accepts_loss_kwargs = True  # the losses divide by the global batch themselves
     trainer.train()
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # the forward pass is in fp32 again
     steps = pd.DataFrame(entry for entry in trainer.state.log_history if "loss" in entry)
     return trainer.model, steps[[name for name in ("step", "loss", "learning_rate", "margin") if name in steps]]
 

@@ -16,7 +16,11 @@ NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
 def run(folder, *command, check=True):
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     environment.pop("DVC_STAGE", None)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -36,7 +40,18 @@ def copy(tmp_path_factory):
     run(folder, sys.executable, "tests/tiny_model.py", ".cache/tiny")
     run(folder, "git", "init", "--quiet")
     run(folder, "git", "add", ".")
-    run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "-m", "test profile")
+    run(
+        folder,
+        "git",
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@example.com",
+        "commit",
+        "--quiet",
+        "-m",
+        "test profile",
+    )
     return folder
 
 
@@ -112,14 +127,26 @@ def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_notebook_runs_as_in_jupyter(finished, notebook):
-    run(finished, sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", f"notebooks/{notebook}")
+    run(
+        finished,
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+        f"notebooks/{notebook}",
+    )
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_notebook_is_stripped_and_declares_the_parameters_it_reads(notebook):
     path = ROOT / "notebooks" / notebook
     run(ROOT, "nbstripout", "--verify", str(path))
-    code = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code")
+    code = "\n".join(
+        "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
+    )
     read = set(re.findall(r'params\["(\w+)"\]', code))
     for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
         stage = stage.get("do", stage)

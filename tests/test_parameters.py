@@ -1,0 +1,225 @@
+import math
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cream.parameters import check_machine, load_parameters, models_of, round_of, start_of
+
+ROOT = Path(__file__).parents[1]
+GOOD = {
+    "seed": 1,
+    "model": {"base": "embedded", "revision": None, "warmup": None, "lora": None},
+    "data": {"source": "embedded", "seed_examples": 8, "prompts_per_round": 4, "rounds": 2, "test_questions": 4},
+    "sft": {"epochs": 1, "learning_rate": 1.0e-5, "batch_size": 8},
+    "sampling": {"engine": "transformers", "responses": 5, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": 16},
+    "ranking": {"measure": "kendall", "first_round": "like_for_like"},
+    "dpo": {"beta": 0.1, "learning_rate": 1.0e-6, "epochs": 1, "batch_size": 8},
+    "evaluation": {"max_new_tokens": 16},
+    "rank": {"m1": {"previous": "m0"}, "cream-m2": {"previous": "m1"}},
+    "train": {"cream-m2": {"start": "m1", "method": "cream"}, "cream-m3": {"start": "cream-m2", "method": "cream"}},
+}
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads parameters that were written to a file; `changes` are {"a.b.c": value}, over GOOD."""
+
+    def load_changed(changes):
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed(changes)))
+        return load_parameters(tmp_path / "params.yaml")
+
+    return load_changed
+
+
+def changed(changes):
+    params = copy.deepcopy(GOOD)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = params
+        for name in path:
+            place = place[name]
+        place[last] = value
+    return params
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted(ROOT.glob("profiles/*.yaml"))], ids=lambda path: path.stem
+)
+def test_every_profile_is_right(path):
+    assert load_parameters(path)["seed"] >= 0
+
+
+def test_right_parameters_come_back_unchanged(load):
+    assert load({}) == GOOD
+    lora = {"r": 32, "alpha": 64, "dropout": 0.1}
+    assert load({"model.lora": lora})["model"]["lora"] == lora
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"seed": -1}, "seed: -1"),
+        ({"sampling.responses": 1}, "sampling.responses: 1"),
+        ({"sampling.top_p": 1.5}, "sampling.top_p: 1.5"),
+        ({"sampling.temperature": 0}, "sampling.temperature: 0"),
+        ({"sampling.engine": "telepathy"}, "sampling.engine: 'telepathy'"),
+        ({"dpo.beta": -0.1}, "dpo.beta: -0.1"),
+        ({"dpo.learning_rate": "1e-6"}, "dpo.learning_rate: '1e-6'"),  # what YAML 1.1 makes of 1e-6
+        ({"dpo.epochs": True}, "dpo.epochs: True"),
+        ({"sft.batch_size": 0}, "sft.batch_size: 0"),
+        ({"sft.batchsize": 8}, "sft: Additional properties.*'batchsize'.*the keys here are .*batch_size"),
+        ({"dop": {}}, "the file: Additional properties.*'dop'.*the keys here are .*dpo"),
+        ({"model.revision": "main"}, "model.revision: 'main'"),
+        ({"model.lora": {"r": 8}}, "model.lora: "),
+        ({"model.warmup": {"epochs": 1}}, "model.warmup: "),
+        ({"ranking.measure": "pearson"}, "ranking.measure: 'pearson'.*kendall"),
+        ({"ranking.first_round": "none"}, "ranking.first_round: 'none'"),
+        ({"train.cream-m2.method": "dpo"}, "train.cream-m2.method: 'dpo'.*srlm.*cream"),
+        ({"train.m1": {"start": "m0", "method": "cream"}}, "train: "),
+        ({"train.Cream M4": {"start": "m1", "method": "cream"}}, "train: 'Cream M4'"),
+        ({"train": {}}, "train: "),
+        ({"train.cream-m3.start": "cream-m9"}, "train.cream-m3.start: there is no model cream-m9"),
+        ({"train.cream-m3.start": "m0"}, "train.cream-m3.start: there is no model m0"),
+        ({"rank": {"m1": {"previous": "m0"}}}, "train.cream-m3.start: cream-m2 makes no pairs"),
+        ({"train.cream-m2.start": "cream-m2"}, "train.cream-m2.start: .*circle"),
+        (
+            {"train.cream-m2.start": "cream-m3", "rank.cream-m3": {"previous": "m1"}},
+            "train.cream-m2.start: .*circle[^$]*train.cream-m3.start: .*circle",
+        ),
+        ({"rank.srlm-m2": {"previous": "m1"}}, "rank.srlm-m2: there is no model srlm-m2"),
+        ({"rank.m0": {"previous": "m1"}}, "rank.m0: there is no model m0"),
+        ({"rank.cream-m2.previous": "m9"}, "rank.cream-m2.previous: there is no model m9"),
+        ({"rank.m1.previous": "m1"}, "rank.m1.previous: m1 is not from an earlier round"),
+        ({"rank.m1.previous": "cream-m2"}, "rank.m1.previous: cream-m2 is not from an earlier round"),
+        ({"dpo.learning_rate": math.nan}, "dpo.learning_rate: nan"),
+        ({"sampling.responses": 5.0}, "sampling.responses: 5.0"),
+        ({"rank.cream-m3": {"previous": "cream-m2"}}, "rank.cream-m3: round 3 has no prompts: data.rounds is 2"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_key(load, changes, message):
+    with pytest.raises(ValueError, match=f"params.yaml: {message}"):
+        load(changes)
+
+
+def test_a_missing_key_is_named(load):
+    without_beta = {key: value for key, value in GOOD["dpo"].items() if key != "beta"}
+    with pytest.raises(ValueError, match="params.yaml: dpo: 'beta' is a required property"):
+        load({"dpo": without_beta})
+
+
+def test_all_that_is_wrong_is_listed_at_once(load):
+    with pytest.raises(ValueError) as error:
+        load({"seed": "one", "dpo.beta": 0, "sampling.responses": 1, "train.cream-m2.method": "ppo"})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4
+    for key in ("seed: ", "dpo.beta: ", "sampling.responses: ", "train.cream-m2.method: "):
+        assert sum(line.startswith(f"params.yaml: {key}") for line in lines) == 1
+
+
+def test_all_that_is_wrong_in_the_lineage_is_listed_at_once(load):
+    with pytest.raises(ValueError) as error:
+        load({"rank.cream-m2.previous": "m9", "rank.m7": {"previous": "m1"}})
+    assert [line.split(": ")[1] for line in str(error.value).splitlines()] == ["rank.cream-m2.previous", "rank.m7"]
+
+
+@pytest.mark.parametrize("text", ["seed: [1, 2", "seed: 1\n\tmodel: x", "a: b: c"])
+def test_a_file_that_is_no_yaml_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"params\.yaml is not YAML: .*line \d") as error:
+        load_parameters(tmp_path / "params.yaml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- list"])
+def test_a_file_without_keys_is_refused(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ValueError, match="the file: .* is not of type 'object'"):
+        load_parameters(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"params\.yaml does not exist: .*profiles/"):
+        load_parameters(tmp_path / "params.yaml")
+
+
+def test_starts_and_rounds_follow_the_lineage():
+    assert [start_of(GOOD, model) for model in ("m0", "m1", "cream-m2", "cream-m3")] == [None, "m0", "m1", "cream-m2"]
+    assert [round_of(GOOD, model) for model in ("m0", "m1", "cream-m2", "cream-m3")] == [0, 1, 2, 3]
+
+
+def test_models_come_in_the_order_of_their_rounds():
+    train = {"b-m3": {"start": "b-m2"}, "a-m2": {"start": "m1"}, "b-m2": {"start": "m1"}}
+    assert models_of({"train": train}) == ["m0", "m1", "a-m2", "b-m2", "b-m3"]
+
+
+def test_a_machine_with_everything_passes(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10e9, 0, 10e9))
+    check_machine(GOOD, tmp_path)
+
+
+def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10e9, 8e9, 2e9))
+    with pytest.raises(ValueError, match=r"the 4 models still to be made need 2\.2 GB and 2\.0 GB are free"):
+        check_machine(GOOD, tmp_path)
+    (tmp_path / "models" / "m0").mkdir(parents=True)  # 3 models of 540 MB are left to be made
+    check_machine(GOOD, tmp_path)
+
+
+def test_room_is_reckoned_from_the_weights_of_a_local_base(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "base" / "model.safetensors").write_bytes(bytes(1000))
+    params = changed({"model.base": "./base"})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(4000, 0, 4000))
+    check_machine(params, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(4000, 1, 3999))
+    with pytest.raises(ValueError, match="the disk is too full"):
+        check_machine(params, tmp_path)
+
+
+@pytest.mark.parametrize("base", ["./nowhere", "/nowhere/at/all"])
+def test_a_missing_base_folder_is_named(tmp_path, base):
+    with pytest.raises(ValueError, match=r"params\.yaml: model\.base: there is no model in .*nowhere"):
+        check_machine(changed({"model.base": base}), tmp_path)
+
+
+def test_a_base_folder_without_weights_is_refused(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="model.base: .*safetensors"):
+        check_machine(changed({"model.base": "base"}), tmp_path)
+
+
+def test_a_hub_id_must_be_pinned(tmp_path):
+    with pytest.raises(ValueError, match=r"params\.yaml: model\.revision: .*someone/model"):
+        check_machine(changed({"model.base": "someone/model"}), tmp_path)
+    check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40}), tmp_path)
+
+
+def test_a_missing_data_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"params\.yaml: data\.source: .*my-data"):
+        check_machine(changed({"data.source": "my-data"}), tmp_path)
+
+
+def test_the_command_prints_one_sentence_a_problem(tmp_path):
+    def check(params):
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        command = [sys.executable, "-m", "cream.parameters"]
+        return subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+
+    wrong = check(changed({"dpo.beta": -1, "sampling.responses": 1}))
+    assert wrong.returncode == 1
+    lines = wrong.stderr.splitlines()
+    assert sorted(line.split(": ")[1] for line in lines) == ["dpo.beta", "sampling.responses"]
+    missing = check(changed({"data.source": "my-data"}))
+    assert (missing.returncode, len(missing.stderr.splitlines())) == (1, 1)

@@ -1,0 +1,109 @@
+from collections import Counter
+
+import pytest
+import torch
+from scipy import stats
+
+from cream.sampling import sample
+
+END = 0
+PROMPTS = [[9, 8, 7, 6, 5, 4, 3], [20], [30, 31, 32], [40, 41], [9, 8]]  # of mixed lengths, not in their order
+
+
+def naive_greedy(model, prompt, max_new_tokens):
+    """Argmax after argmax, one prompt at a time, without padding or a cache."""
+    tokens = []
+    while len(tokens) < max_new_tokens and tokens[-1:] != [END]:
+        with torch.no_grad():
+            tokens.append(model(torch.tensor([prompt + tokens])).logits[0, -1].argmax().item())
+    return tokens
+
+
+def likely_to_stop(model):
+    """The model with its end token among the likely ones."""
+    linear = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: linear(hidden) + 3.0 * torch.nn.functional.one_hot(torch.tensor(END), 104)
+    return model
+
+
+def tokens_of(rows):
+    return [[row["tokens"] for row in responses] for responses in rows]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_greedy_equals_a_plain_argmax_loop_in_the_order_given(model, tokenizer, batch_size):
+    rows = sample(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=batch_size)
+    assert tokens_of(rows) == [[naive_greedy(model, prompt, 12)] for prompt in PROMPTS]
+
+
+def test_greedy_stops_where_the_argmax_is_the_end(model, tokenizer):
+    model = likely_to_stop(model)
+    rows = sample(model, tokenizer, PROMPTS, max_new_tokens=12)
+    assert tokens_of(rows) == [[naive_greedy(model, prompt, 12)] for prompt in PROMPTS]
+    assert {row["finish_reason"] for (row,) in rows} == {"stop", "length"}
+
+
+def test_every_response_ends_for_the_reason_it_gives(model, tokenizer):
+    rows = sample(likely_to_stop(model), tokenizer, PROMPTS, responses=20, temperature=1.0, max_new_tokens=6, seed=1)
+    assert [len(responses) for responses in rows] == [20] * 5
+    for row in sum(rows, []):
+        if row["finish_reason"] == "stop":
+            assert row["tokens"].index(END) == len(row["tokens"]) - 1  # the first end token is the last token
+        else:
+            assert row["finish_reason"] == "length" and len(row["tokens"]) == 6 and END not in row["tokens"]
+    reasons = Counter((row["finish_reason"], len(row["tokens"])) for row in sum(rows, []))
+    assert reasons["length", 6] and reasons["stop", 1] and reasons["stop", 6]  # also an end token in the last place
+
+
+def test_text_is_what_the_tokens_say_without_the_end(model, tokenizer):
+    for row in sum(
+        sample(likely_to_stop(model), tokenizer, PROMPTS, responses=4, temperature=1.0, max_new_tokens=6), []
+    ):
+        assert row["text"] == tokenizer.decode([token for token in row["tokens"] if token > 3])  # 0 to 3 are special
+
+
+def test_any_of_several_end_tokens_ends_a_response(model, tokenizer):
+    greedy = naive_greedy(model, [20], 12)
+    model.generation_config.eos_token_id = [END, greedy[3]]
+    ((row,),) = sample(model, tokenizer, [[20]], max_new_tokens=12)
+    assert (row["tokens"], row["finish_reason"]) == (greedy[: greedy.index(greedy[3]) + 1], "stop")
+
+
+def test_a_model_without_an_end_token_is_refused(model, tokenizer):
+    model.generation_config.eos_token_id = None
+    with pytest.raises(ValueError, match="eos_token_id"):
+        sample(model, tokenizer, [[20]])
+
+
+def test_the_seed_decides_the_responses(model, tokenizer):
+    settings = dict(responses=3, temperature=1.0, max_new_tokens=8, batch_size=6)
+    first = sample(model, tokenizer, PROMPTS, seed=1, **settings)
+    assert sample(model, tokenizer, PROMPTS, seed=1, **settings) == first
+    assert sample(model, tokenizer, PROMPTS, seed=2, **settings) != first
+
+
+def test_responses_to_one_prompt_differ(model, tokenizer):
+    (responses,) = sample(model, tokenizer, [[20]], responses=5, temperature=1.0, max_new_tokens=8, seed=1)
+    assert len({tuple(row["tokens"]) for row in responses}) == 5
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.8, 0.95), (2.0, 0.9), (2.0, 0.5)])
+def test_tokens_are_drawn_from_the_tempered_nucleus(model, tokenizer, temperature, top_p):
+    prompt, count = [30, 31, 32], 4000
+    with torch.no_grad():
+        probabilities = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+    likeliest_first = probabilities.argsort(descending=True)
+    before = probabilities[likeliest_first].cumsum(0) - probabilities[likeliest_first]
+    nucleus = likeliest_first[before < top_p]  # the fewest tokens that together reach top_p
+    expected = count * probabilities[nucleus] / probabilities[nucleus].sum()
+
+    settings = dict(temperature=temperature, top_p=top_p, max_new_tokens=1, seed=7)
+    (rows,) = sample(model, tokenizer, [prompt], responses=count, **settings)
+    drawn = Counter(row["tokens"][0] for row in rows)
+    assert set(drawn) <= set(nucleus.tolist())
+
+    observed = torch.tensor([drawn[token] for token in nucleus.tolist()], dtype=torch.float64)
+    common = expected >= 5  # rarer ones are counted as one class
+    classes = [torch.cat([x[common], x[~common].sum(0, keepdim=True)]) for x in (observed, expected.double())]
+    observed, expected = (x[classes[1] > 0].numpy() for x in classes)
+    assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-4

@@ -1,0 +1,27 @@
+"""The set-up files agree with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_requirement_is_locked_to_one_version():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    locked = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert {*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["test"]} <= locked
+
+
+def test_conda_takes_the_same_pins():
+    *_, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert pip == {"pip": ["-r requirements.txt"]}
+
+
+def test_ci_and_readme_use_the_same_test_command():
+    assert "\nmake test" in (ROOT / ".ci" / "run").read_text()
+    assert "make test" in (ROOT / "README.md").read_text()
