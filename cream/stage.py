@@ -32,7 +32,9 @@ def main():
         _write_page(notebook, options.page, show_code=not options.no_input)
     except Exception as error:
         sys.exit(f"Stage {stage} failed{_reason(error)}\nWhat earlier stages made is as it was.")
-    write_json(Path("logs") / f"{options.page.stem}.json", {"seconds": round(time.monotonic() - started, 1)})
+    if not options.no_input:  # the reports take seconds, and the index shows the times of what came before it
+        seconds = round(time.monotonic() - started, 1)
+        write_json(Path("results", "times", f"{options.page.stem}.json"), {"seconds": seconds})
 
 
 def _options():
@@ -80,7 +82,8 @@ def _write_page(notebook, path, show_code):
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
 
-    for cell in notebook.cells:
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"  # papermill gives the cell that it injects a random one
         if cell.cell_type == "markdown":
             cell.source = _with_mathml(cell.source)
         else:
