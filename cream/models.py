@@ -41,8 +41,8 @@ def fetch_base(base, revision=None, root="."):
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"the base model {base!r} (model.base in params.yaml) could not be loaded: {reason} Give a folder that holds "
-            "safetensors weights and a tokenizer, a Hub id that this machine can reach, or 'embedded'."
+            f"the base model {base!r} (model.base in params.yaml) could not be loaded: {reason} Give a folder that "
+            "holds safetensors weights and a tokenizer, a Hub id that this machine can reach, or 'embedded'."
         ) from None
     if base == "embedded":
         _forget_quantization(model)

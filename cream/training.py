@@ -50,18 +50,22 @@ def train_preferences(model, tokenizer, pairs, settings, seed):
 class SFTTrainer(Trainer):
     """Supervised fine-tuning on the log-probs that ranking and preference training use."""
 
+    loss_is_scaled_for_ga = True  # compute_loss divides by the global batch, so accumulation must not divide again
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         logps = response_logprobs(model, inputs["prompt_ids"], inputs["response_ids"], max_tokens=None)
         return -logps.sum() / num_items_in_batch
 
     def _get_num_items_in_batch(self, batches, device):
-        """The response tokens of a global batch: its loss is their mean, however they fall into micro-batches."""
+        """The response tokens of a global batch (a process's share, as gradients are averaged over processes)."""
         tokens = sum(len(response) for batch in batches for response in batch["response_ids"])
-        return self.accelerator.gather(torch.tensor(tokens, device=device)).sum()
+        return self.accelerator.gather(torch.tensor(tokens, device=device).float()).mean()
 
 
 class CreamTrainer(DPOTrainer):
     """TRL's DPOTrainer with the loss of CREAM, on token ids and reference log-probs that the rank stage made."""
+
+    loss_is_scaled_for_ga = True
 
     def _prepare_dataset(self, dataset, *args):
         return dataset  # already token ids
@@ -85,9 +89,9 @@ class CreamTrainer(DPOTrainer):
         return losses.sum() / num_items_in_batch
 
     def _get_num_items_in_batch(self, batches, device):
-        """The pairs of a global batch, so that those of a last, smaller micro-batch weigh no more than others."""
+        """The pairs of a global batch, likewise: those of a last, smaller micro-batch weigh no more than others."""
         pairs = sum(len(batch["prompt_ids"]) for batch in batches)
-        return self.accelerator.gather(torch.tensor(pairs, device=device)).sum()
+        return self.accelerator.gather(torch.tensor(pairs, device=device).float()).mean()
 
 
 def _shared(settings, seed):
@@ -123,7 +127,6 @@ def _train(trainer):
     """The trained model and one row a step: step, loss, learning rate, and for preferences the mean margin."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressBar)
-    trainer.model_accepts_loss_kwargs = True  # the losses divide by the global batch themselves
     trainer.train()
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # the forward pass is in fp32 again
     steps = pd.DataFrame(entry for entry in trainer.state.log_history if "loss" in entry)
