@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import settings
 from tiny_model import tiny_model, tiny_tokenizer
-from tokenizers import decoders
 
 torch.set_num_threads(1)  # faster than more for objects this small
 
@@ -30,9 +29,7 @@ def model():
 
 @pytest.fixture
 def tokenizer():
-    tokenizer = tiny_tokenizer()
-    tokenizer.backend_tokenizer.decoder = decoders.Fuse()  # no spaces between the characters of a decoded text
-    return tokenizer
+    return tiny_tokenizer()
 
 
 def toy_llama():
