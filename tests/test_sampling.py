@@ -3,8 +3,9 @@ from collections import Counter
 import pytest
 import torch
 from scipy import stats
+from transformers import TopPLogitsWarper
 
-from cream.sampling import sample
+from cream.sampling import DrawFromNucleus, sample
 
 END = 0
 PROMPTS = [[9, 8, 7, 6, 5, 4, 3], [20], [30, 31, 32], [40, 41], [9, 8]]  # of mixed lengths, not in their order
@@ -107,3 +108,17 @@ def test_tokens_are_drawn_from_the_tempered_nucleus(model, tokenizer, temperatur
     classes = [torch.cat([x[common], x[~common].sum(0, keepdim=True)]) for x in (observed, expected.double())]
     observed, expected = (x[classes[1] > 0].numpy() for x in classes)
     assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("spread", [1.0, 5.0])  # a nucleus of thousands of tokens, and of a few
+def test_a_draw_from_a_large_vocabulary_is_from_the_nucleus_of_transformers(spread):
+    torch.manual_seed(0)
+    scores = spread * torch.randn(1, 5000)
+    nucleus = TopPLogitsWarper(0.9)(None, scores / 0.8).softmax(-1)[0].double()
+    drawn = DrawFromNucleus(0.8, 0.9)(None, scores.expand(20_000, -1)).argmax(-1)
+    assert (nucleus[drawn] > 0).all()
+    # Tokens of like probability share a class.
+    classes = (nucleus.log().nan_to_num(neginf=-99.0) - nucleus.max().log()).clamp(min=-8).round().long().abs()
+    observed, expected = torch.bincount(classes[drawn], minlength=9), torch.bincount(classes, nucleus, minlength=9)
+    common = expected * 20_000 >= 5
+    assert stats.chisquare(observed[common], 20_000 * expected[common], sum_check=False).pvalue > 1e-4

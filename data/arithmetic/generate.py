@@ -12,11 +12,10 @@ import reasoning_gym
 
 # Item i of a reasoning-gym data set uses Random(seed + i): seeds closer than the size give shifted copies.
 TASKS = {
-    "two-terms": dict(seed=1_000_000, min_terms=2, max_terms=2, min_digits=2, max_digits=2),
-    "three-terms": dict(seed=2_000_000, min_terms=3, max_terms=3, min_digits=1, max_digits=1),
-    "four-terms": dict(seed=3_000_000, min_terms=4, max_terms=4, min_digits=1, max_digits=1),
+    "three-terms": dict(seed=1_000_000, min_terms=3, max_terms=3, min_digits=1, max_digits=2),
+    "four-terms": dict(seed=2_000_000, min_terms=4, max_terms=4, min_digits=1, max_digits=1),
 }
-SPLITS = {"seed": 400, "prompts": 400, "test": 150}  # rows of each task
+SPLITS = {"seed": 600, "prompts": 600, "test": 225}  # rows of each task
 
 
 def steps_of(expression):
