@@ -81,7 +81,9 @@ def _sentence(error):
     where = ".".join(map(str, error.absolute_path)) or "the file"
     unknown_key = error.validator == "additionalProperties" and "properties" in error.schema
     known = f"; the keys here are {', '.join(error.schema['properties'])}" if unknown_key else ""
-    return f"{where}: {error.message}{known}"
+    is_text = error.validator == "type" and error.validator_value == "number" and isinstance(error.instance, str)
+    point = "; YAML takes 1e-6 for text: write 1.0e-6" if is_text else ""
+    return f"{where}: {error.message}{known}{point}"
 
 
 def _lineage_problems(params):

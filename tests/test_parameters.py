@@ -72,7 +72,7 @@ def test_right_parameters_come_back_unchanged(load):
         ({"sampling.temperature": 0}, "sampling.temperature: 0"),
         ({"sampling.engine": "telepathy"}, "sampling.engine: 'telepathy'"),
         ({"dpo.beta": -0.1}, "dpo.beta: -0.1"),
-        ({"dpo.learning_rate": "1e-6"}, "dpo.learning_rate: '1e-6'"),  # what YAML 1.1 makes of 1e-6
+        ({"dpo.learning_rate": "1e-6"}, "dpo.learning_rate: '1e-6' .*write 1.0e-6"),  # what YAML 1.1 makes of 1e-6
         ({"dpo.epochs": True}, "dpo.epochs: True"),
         ({"sft.batch_size": 0}, "sft.batch_size: 0"),
         ({"sft.batchsize": 8}, "sft: Additional properties.*'batchsize'.*the keys here are .*batch_size"),
