@@ -17,12 +17,16 @@ def kendall_tau(a, b):
     return (_pair_signs(a) * _pair_signs(b)).mean(dim=-1)
 
 
+def kendall_tau_b(a, b):
+    """Kendall's tau-b in [-1, 1]: the same sum over the pairs tied in neither; 0 where one model ties all responses."""
+    a, b = _as_scores(a, b)
+    return _cosine(_pair_signs(a), _pair_signs(b))
+
+
 def spearman(a, b):
     """Spearman's rank correlation in [-1, 1], ties sharing their mean rank; 0 where one model ties all responses."""
     a, b = _as_scores(a, b)
-    a, b = _centred_ranks(a), _centred_ranks(b)
-    spread = a.norm(dim=-1) * b.norm(dim=-1)
-    return (a * b).sum(dim=-1) / spread.where(spread > 0, 1.0)
+    return _cosine(_centred_ranks(a), _centred_ranks(b))
 
 
 def top_order(a, b):
@@ -37,6 +41,14 @@ def top_order(a, b):
     return (same_best & same_worst & has_order).to(a.dtype)
 
 
+def top_order_official(a, b):
+    """What the official code computes under the name TopOrder, for comparison with the paper's column: 1.0 where the
+    first and the last response, in the order they were sampled, have the same two ranks for both models; ties are
+    ordered by position."""
+    a, b = (scores.argsort(dim=-1, stable=True).argsort(dim=-1) for scores in _as_scores(a, b))
+    return ((a[:, 0] == b[:, 0]) & (a[:, -1] == b[:, -1])).to(torch.float64)
+
+
 def consistency_rate(tau):
     """C_j = (tau_j + 1) / 2, from [-1, 1] to [0, 1]. The paper's C is the mean over the prompts."""
     return (tau + 1) / 2
@@ -45,8 +57,10 @@ def consistency_rate(tau):
 # `ranking.measure` in params.yaml: the scores of two models -> consistency in [0, 1], one a prompt.
 MEASURES = {
     "kendall": lambda a, b: consistency_rate(kendall_tau(a, b)),
+    "kendall_b": lambda a, b: consistency_rate(kendall_tau_b(a, b)),
     "spearman": lambda a, b: consistency_rate(spearman(a, b)),
     "top_order": top_order,
+    "top_order_official": top_order_official,
 }
 
 
@@ -69,6 +83,11 @@ def _pair_signs(scores):
 def _centred_ranks(scores):
     ranks = torch.as_tensor(stats.rankdata(scores.numpy(), axis=-1))
     return ranks - ranks.mean(dim=-1, keepdim=True)
+
+
+def _cosine(a, b):
+    spread = a.norm(dim=-1) * b.norm(dim=-1)
+    return (a * b).sum(dim=-1) / spread.where(spread > 0, 1.0)
 
 
 def _is_best(scores):

@@ -8,6 +8,8 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator, validators
 
+from cream.methods import METHODS
+
 SCHEMA = Path(__file__).with_name("parameters.schema.yaml")
 
 # JSON Schema counts 5.0 as an integer and .nan and .inf as numbers; what the parameters go to does not.
@@ -89,7 +91,11 @@ def _sentence(error):
 def _lineage_problems(params):
     train, rank, problems = params["train"], params["rank"], []
     for model, row in train.items():
-        start = row["start"]
+        start, method = row["start"], row["method"]
+        if method not in METHODS:
+            problems.append(f"train.{model}.method: there is no method {method}: name one of {', '.join(METHODS)}")
+        elif ("C" in row) != (method == "fixed"):
+            problems.append(f"train.{model}: the method fixed, and no other, takes its weight in the row, as C: 0.8")
         if start != "m1" and start not in train:
             problems.append(f"train.{model}.start: there is no model {start}: name m1 or a row of train")
         elif start not in rank:

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -6,7 +7,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cream.consistency import MEASURES, consistency_rate, kendall_tau, spearman, top_order
+from cream.consistency import (
+    MEASURES,
+    consistency_rate,
+    kendall_tau,
+    kendall_tau_b,
+    spearman,
+    top_order,
+    top_order_official,
+)
+from cream.parameters import SCHEMA
 
 small = st.integers(-3, 3).map(float)  # a narrow range, so that ties are common
 
@@ -92,15 +102,41 @@ def test_top_order_compares_the_best_and_the_worst_item(a, b, agrees):
     assert top_order([b], [a]).tolist() == [agrees]
 
 
+@pytest.mark.parametrize(
+    "a, b, agrees",
+    [
+        ([0, 2, 1], [0, 1, 2], 0),  # the last has rank 1 and rank 2
+        ([1, 0, 2, 3], [1, 3, 0, 2], 0),
+        ([1, 3, 0, 2], [5, 9, 2, 7], 1),  # first and last keep their ranks; best and worst are not looked at
+        ([1, 3, 0, 2], [1, 0, 3, 2], 1),  # even where best and worst change places
+        ([1, 1, 1], [7, 8, 9], 1),  # equal scores count as ordered by position
+    ],
+)
+def test_the_official_top_order_compares_the_first_and_the_last_item(a, b, agrees):
+    assert top_order_official([a], [b]).tolist() == [agrees]
+
+
 def test_measures_are_rates():
-    a, b = [[1, 2, 3, 4]], [[1, 2, 4, 3]]
-    rates = {name: measure(a, b).tolist() for name, measure in MEASURES.items()}
-    assert rates == {"kendall": [pytest.approx(5 / 6)], "spearman": [pytest.approx(0.9)], "top_order": [0]}
+    a, b = [[1, 2, 3, 3]], [[1, 2, 4, 3]]
+    assert {name: measure(a, b).item() for name, measure in MEASURES.items()} == {
+        "kendall": pytest.approx((5 / 6 + 1) / 2),
+        "kendall_b": pytest.approx((5 / math.sqrt(5 * 6) + 1) / 2),
+        "spearman": pytest.approx(
+            (4.5 / math.sqrt(4.5 * 5) + 1) / 2
+        ),  # centred ranks -1.5, -.5, 1, 1 and -1.5, -.5, 1.5, .5
+        "top_order": 0,
+        "top_order_official": 0,
+    }
+
+
+def test_the_parameters_know_every_measure():
+    assert re.search(r"measure: {enum: \[(.*)\]}", SCHEMA.read_text()).group(1).split(", ") == list(MEASURES)
 
 
 def test_a_model_that_ties_all_responses_is_neither_consistent_nor_inconsistent():
     tied, ordered = [[7.0] * 5], [[1.0, 2.0, 3.0, 4.0, 5.0]]
     assert kendall_tau(tied, ordered).tolist() == kendall_tau(tied, tied).tolist() == [0]
+    assert kendall_tau_b(tied, ordered).tolist() == kendall_tau_b(tied, tied).tolist() == [0]
     assert spearman(tied, ordered).tolist() == spearman(tied, tied).tolist() == [0]
     assert top_order(tied, ordered).tolist() == top_order(tied, tied).tolist() == [0]
 
@@ -109,6 +145,7 @@ def test_duplicates_cannot_reach_full_consistency():
     # Two of five responses are identical: 9 of the 10 pairs agree and 1 is tied in both rankings.
     rewards = [[1.0, 1.0, 2.0, 3.0, 4.0]]
     assert kendall_tau(rewards, rewards).tolist() == [pytest.approx(0.9)]
+    assert kendall_tau_b(rewards, rewards).tolist() == [pytest.approx(1)]
     assert spearman(rewards, rewards).tolist() == [pytest.approx(1)]
 
 
@@ -123,7 +160,7 @@ def test_rewards_closer_than_fp32_can_tell_are_still_ordered():
     assert kendall_tau([[1.0, 1.0 + 1e-12]], [[1.0, 2.0]]).tolist() == [1]
 
 
-@pytest.mark.parametrize("measure", [kendall_tau, spearman, top_order])
+@pytest.mark.parametrize("measure", [kendall_tau, kendall_tau_b, spearman, top_order, top_order_official])
 @pytest.mark.parametrize(
     "a, b, message",
     [
@@ -153,10 +190,11 @@ def test_kendall_equals_scipy_without_ties(scores):
 
 
 @given(two_scorings())
-def test_spearman_equals_scipy_with_ties(scores):
+def test_spearman_and_tau_b_equal_scipy_with_ties(scores):
     a, b = scores
     assume(len(set(a[0])) > 1 and len(set(b[0])) > 1)
     assert spearman(a, b).item() == pytest.approx(stats.spearmanr(a[0], b[0]).statistic)
+    assert kendall_tau_b(a, b).item() == pytest.approx(stats.kendalltau(a[0], b[0], variant="b").statistic)
 
 
 @given(two_scorings())
@@ -180,7 +218,7 @@ def test_the_order_of_the_responses_does_not_matter(scores, chance):
     a, b = scores
     order = list(range(len(a[0])))
     chance.shuffle(order)
-    for measure in MEASURES.values():
+    for measure in (kendall_tau, kendall_tau_b, spearman, top_order):
         shuffled = measure([[a[0][i] for i in order]], [[b[0][i] for i in order]])
         assert shuffled.item() == pytest.approx(measure(a, b).item())
 
@@ -188,5 +226,5 @@ def test_the_order_of_the_responses_does_not_matter(scores, chance):
 @given(two_scorings())
 def test_reversing_one_ranking_flips_the_sign(scores):
     a, b = scores
-    for measure in (kendall_tau, spearman):
+    for measure in (kendall_tau, kendall_tau_b, spearman):
         assert measure([[-score for score in a[0]]], b).item() == pytest.approx(-measure(a, b).item())

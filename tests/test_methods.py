@@ -1,17 +1,57 @@
-import pandas as pd
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import logsigmoid
 
-from cream.methods import METHODS
+from cream.losses import cream_loss
+from cream.methods import METHODS, exact
 
-columns = pytest.mark.parametrize("column", [pd.Series, torch.tensor])
-
-
-@columns
-def test_srlm_trusts_every_pair(column):
-    assert METHODS["srlm"](column([0.0, 0.5, 1.0])).tolist() == [1, 1, 1]
+rates = st.lists(st.floats(0, 1), min_size=1, max_size=6).map(lambda values: torch.tensor(values, dtype=torch.float64))
 
 
-@columns
-def test_cream_gives_every_pair_the_mean_consistency(column):
-    assert METHODS["cream"](column([0.2, 0.4, 0.9])).tolist() == pytest.approx([0.5] * 3)
+@pytest.mark.parametrize(
+    "method, weights",
+    [
+        ("srlm", [1, 1, 1, 1]),
+        ("cream", [0.5, 0.5, 0.5, 0.5]),
+        ("cream-per-prompt", [0.1, 0.4, 0.5, 1.0]),
+        ("cream-drop", [math.nan, math.nan, 0.5, 1.0]),
+        ("cream-exact", [0.75, 0.75, 0.75, 0.75]),  # lambda 0.5: 1.5 / 2
+        ("fixed", [0.8, 0.8, 0.8, 0.8]),
+    ],
+)
+def test_weights_by_hand(method, weights):
+    found = METHODS[method](torch.tensor([0.1, 0.4, 0.5, 1.0]), {"C": 0.8})
+    assert found.tolist() == pytest.approx(weights, nan_ok=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(rates)
+def test_every_weight_is_a_rate_or_drops_the_pair(method, consistency):
+    found = METHODS[method](consistency, {"C": 0.3})
+    assert found.shape == consistency.shape
+    assert (found.isnan() | ((found >= 0) & (found <= 1 + 1e-12))).all()
+
+
+@given(rates)
+def test_exact_and_drop_reverse_no_pair(consistency):
+    for method in ("cream-exact", "cream-drop"):
+        found = METHODS[method](consistency, {})
+        assert (found[~found.isnan()] >= 0.5).all()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0, 10.0])
+def test_exact_c_is_dpo_with_a_kl_to_uniform_regulariser(weight):
+    z = torch.linspace(-5, 5, 21, dtype=torch.float64, requires_grad=True)
+    probability = torch.sigmoid(z)
+    # KL(uniform || P) over the two orders of a pair, written out; 2 log 2 is what L_Reg has over 2 KL.
+    kl = 0.5 * (0.5 / probability).log() + 0.5 * (0.5 / (1 - probability)).log()
+    regularised = -logsigmoid(z) + weight * (2 * kl + 2 * math.log(2))
+    cream = (1 + 2 * weight) * cream_loss(z, 0 * z, 0 * z, 0 * z, exact(weight), beta=1.0)
+    torch.testing.assert_close(cream, regularised)
+    for loss in (cream, regularised):  # and the same slope
+        (slope,) = torch.autograd.grad(loss.sum(), z, retain_graph=True)
+        torch.testing.assert_close(slope, (1 + 2 * weight) * (probability - exact(weight)))

@@ -82,7 +82,10 @@ def test_right_parameters_come_back_unchanged(load):
         ({"model.warmup": {"epochs": 1}}, "model.warmup: "),
         ({"ranking.measure": "pearson"}, "ranking.measure: 'pearson'.*kendall"),
         ({"ranking.first_round": "none"}, "ranking.first_round: 'none'"),
-        ({"train.cream-m2.method": "dpo"}, "train.cream-m2.method: 'dpo'.*srlm.*cream"),
+        ({"train.cream-m2.method": "dpo"}, "train.cream-m2.method: there is no method dpo: name one of srlm, cream"),
+        ({"train.cream-m2.method": "fixed"}, "train.cream-m2: the method fixed, and no other, takes its weight"),
+        ({"train.cream-m2.C": 0.8}, "train.cream-m2: the method fixed, and no other, takes its weight"),
+        ({"train.cream-m2.C": 1.2}, "train.cream-m2.C: 1.2"),
         ({"train.m1": {"start": "m0", "method": "cream"}}, "train: "),
         ({"train.Cream M4": {"start": "m1", "method": "cream"}}, "train: 'Cream M4'"),
         ({"train": {}}, "train: "),
@@ -117,7 +120,7 @@ def test_a_missing_key_is_named(load):
 
 def test_all_that_is_wrong_is_listed_at_once(load):
     with pytest.raises(ValueError) as error:
-        load({"seed": "one", "dpo.beta": 0, "sampling.responses": 1, "train.cream-m2.method": "ppo"})
+        load({"seed": "one", "dpo.beta": 0, "sampling.responses": 1, "train.cream-m2.method": 1})
     lines = str(error.value).splitlines()
     assert len(lines) == 4
     for key in ("seed: ", "dpo.beta: ", "sampling.responses: ", "train.cream-m2.method: "):
