@@ -2,12 +2,14 @@
 # torch, e.g. a CPU build: make repro TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 TORCH_INDEX ?=
+# How many seeds `make seeds` runs.
+export N ?= 3
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro test lab
+.PHONY: help repro seeds test lab
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -16,6 +18,23 @@ help:  ## this list
 repro: .venv/ready  ## run the whole loop; what is up to date is skipped. Then open reports/index.html
 	python -m cream.parameters
 	dvc repro
+
+# One DVC experiment a seed, in a temporary copy: the workspace's data, models, results and reports stay as they are. An
+# experiment belongs to the commit that it started from, and `dvc exp list` shows those of HEAD only: after a commit all
+# seeds are run anew, so that no report mixes two versions of the code. For the same reason nothing that shapes a result
+# may be uncommitted. Seeds that are done are not run again; what a killed run leaves in .dvc/tmp/exps may be deleted.
+seeds: .venv/ready  ## run the whole loop with the seeds 1 to N (N=3) and compare them: reports/seeds.html
+	@case "$$N" in ''|0*|*[!0-9]*) echo "make seeds: N is '$$N': give a positive integer, as in make seeds N=3" >&2; exit 1;; esac
+	@! git rev-parse --is-shallow-repository | grep -qx true || { echo "make seeds: DVC loses the experiments of a shallow clone: run git fetch --unshallow first" >&2; exit 1; }
+	@changed=$$(git status --porcelain -- cream notebooks data params.yaml dvc.yaml) || exit 1; \
+	test -z "$$changed" || { echo "make seeds: commit or stash these changes first, so that all seeds run the same code:" >&2; echo "$$changed" >&2; exit 1; }
+	python -m cream.parameters
+	@for seed in $$(seq "$$N"); do \
+		echo "== seed $$seed of $$N"; \
+		if dvc exp list --name-only | grep -qx "seed-$$seed"; then echo "done before"; continue; fi; \
+		dvc exp run --temp --name "seed-$$seed" --set-param "seed=$$seed" $(if $(wildcard .cache),--copy-paths .cache) || exit 1; \
+	done
+	python -m cream.stage --no-input notebooks/12_seeds.ipynb reports/seeds.html
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
 	python -m pytest

@@ -42,10 +42,24 @@ def start_of(params, model):
     return {"m0": None, "m1": "m0"}[model] if model in ("m0", "m1") else params["train"][model]["start"]
 
 
+def lineage_of(params, model):
+    """The models from M0 to this one, itself included."""
+    start = start_of(params, model)
+    return [*(lineage_of(params, start) if start else []), model]
+
+
 def round_of(params, model):
     """The round in which `model` makes the data: 1 for M1, 2 for an M2, ... It equals the steps from M0."""
-    start = start_of(params, model)
-    return 0 if start is None else 1 + round_of(params, start)
+    return len(lineage_of(params, model)) - 1
+
+
+def label_of(params, model):
+    """How reports call what made a model: its method, and what its row changes. Models of one lineage share it."""
+    if model in ("m0", "m1"):
+        return model.upper()
+    row = params["train"][model]
+    changes = [f"{key} {row[key]}" for key in ("C", "by", "against", "measure", "first_round") if key in row]
+    return " ".join([row["method"].replace("cream", "CREAM").replace("srlm", "SRLM"), *changes]).replace("_", " ")
 
 
 def models_of(params):
@@ -67,6 +81,15 @@ def check_machine(params, root):
             )
     elif base != "embedded" and params["model"]["revision"] is None:
         raise ValueError(f"params.yaml: model.revision: pin the commit of {base} on the Hub, 40 hex digits")
+    scorer = params["reward_model"]
+    if scorer and scorer["base"] != "trained":
+        folder = root / Path(scorer["base"]).expanduser()
+        if scorer["base"].startswith((".", "/", "~")) and not (folder / "config.json").exists():
+            raise ValueError(f"params.yaml: reward_model.base: there is no model in {folder}")
+        if not folder.is_dir() and scorer["revision"] is None:
+            raise ValueError(
+                f"params.yaml: reward_model.revision: pin the commit of {scorer['base']} on the Hub, 40 hex digits"
+            )
     if source != "embedded" and not (root / Path(source).expanduser()).is_dir():
         raise ValueError(f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded'")
     size = 540e6 if base == "embedded" else sum(file.stat().st_size for file in weights)
@@ -102,9 +125,13 @@ def _lineage_problems(params):
             problems.append(f"train.{model}.start: {start} makes no pairs: give it a row under rank")
         elif not _reaches_m1(train, model):
             problems.append(f"train.{model}.start: the rows start from each other in a circle: one must start from m1")
+        else:
+            problems += _ranker_problems(model, row, rank[start])
     if problems:
         return problems
     for policy, row in rank.items():
+        if "reward_model" in row.get("rankers", []) and params["reward_model"] is None:
+            problems.append(f"rank.{policy}.rankers: there is no reward model: say under reward_model which one to use")
         if policy != "m1" and policy not in train:
             problems.append(f"rank.{policy}: there is no model {policy}: name m1 or a row of train")
         elif row["previous"] not in {"m0", "m1", *train}:
@@ -118,6 +145,20 @@ def _lineage_problems(params):
                 f"rank.{policy}: round {round_of(params, policy)} has no prompts: data.rounds is "
                 f"{params['data']['rounds']}"
             )
+    return problems
+
+
+def _ranker_problems(model, row, ranked):
+    """The rankers that a row of `train` names must have ranked its start model's responses, and be two."""
+    by, against = row.get("by", "reward"), row.get("against", "previous")
+    known = ["reward", "previous", *ranked.get("rankers", [])]
+    problems = [
+        f"train.{model}.{key}: {ranker} does not rank {row['start']}: add it to rank.{row['start']}.rankers"
+        for key, ranker in (("by", by), ("against", against))
+        if ranker not in known
+    ]
+    if by == against:
+        problems.append(f"train.{model}: {by} always agrees with itself: by and against must be two rankers")
     return problems
 
 

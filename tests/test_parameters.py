@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cream.parameters import check_machine, load_parameters, models_of, round_of, start_of
+from cream.parameters import check_machine, label_of, lineage_of, load_parameters, models_of, round_of, start_of
 
 ROOT = Path(__file__).parents[1]
 GOOD = {
@@ -18,6 +18,7 @@ GOOD = {
     "model": {"base": "embedded", "revision": None, "warmup": None, "lora": None},
     "data": {"source": "embedded", "seed_examples": 8, "prompts_per_round": 4, "rounds": 2, "test_questions": 4},
     "sft": {"epochs": 1, "learning_rate": 1.0e-5, "batch_size": 8},
+    "reward_model": None,
     "sampling": {"engine": "transformers", "responses": 5, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": 16},
     "ranking": {"measure": "kendall", "first_round": "like_for_like"},
     "dpo": {"beta": 0.1, "learning_rate": 1.0e-6, "epochs": 1, "batch_size": 8},
@@ -86,6 +87,18 @@ def test_right_parameters_come_back_unchanged(load):
         ({"train.cream-m2.method": "fixed"}, "train.cream-m2: the method fixed, and no other, takes its weight"),
         ({"train.cream-m2.C": 0.8}, "train.cream-m2: the method fixed, and no other, takes its weight"),
         ({"train.cream-m2.C": 1.2}, "train.cream-m2.C: 1.2"),
+        ({"train.cream-m2.by": "previous"}, "train.cream-m2.by: 'previous'.*reward.*gold"),
+        ({"train.cream-m2.by": "gold"}, "train.cream-m2.by: gold does not rank m1: add it to rank.m1.rankers"),
+        ({"train.cream-m2.against": "judge"}, "train.cream-m2.against: judge does not rank m1"),
+        ({"train.cream-m2.against": "reward"}, "train.cream-m2: reward always agrees with itself"),
+        ({"train.cream-m2.measure": "pearson"}, "train.cream-m2.measure: 'pearson'.*kendall"),
+        ({"rank.m1.rankers": ["oracle"]}, r"rank.m1.rankers.0: 'oracle'.*gold.*judge"),
+        ({"rank.m1.rankers": ["gold", "gold"]}, "rank.m1.rankers: "),
+        ({"rank.m1.rankers": ["reward_model"]}, "rank.m1.rankers: there is no reward model: .*reward_model"),
+        ({"reward_model": "trained"}, "reward_model: 'trained'"),
+        ({"reward_model": {"base": "trained"}}, "reward_model: 'questions' is a required property"),
+        ({"reward_model": {"base": "a/b", "revision": "main"}}, "reward_model.revision: 'main'"),
+        ({"reward_model": {"base": "a/b", "revision": None, "epochs": 1}}, "reward_model: .*'epochs'"),
         ({"train.m1": {"start": "m0", "method": "cream"}}, "train: "),
         ({"train.Cream M4": {"start": "m1", "method": "cream"}}, "train: 'Cream M4'"),
         ({"train": {}}, "train: "),
@@ -155,7 +168,26 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_starts_and_rounds_follow_the_lineage():
     assert [start_of(GOOD, model) for model in ("m0", "m1", "cream-m2", "cream-m3")] == [None, "m0", "m1", "cream-m2"]
+    assert lineage_of(GOOD, "m0") == ["m0"]
+    assert lineage_of(GOOD, "cream-m3") == ["m0", "m1", "cream-m2", "cream-m3"]
     assert [round_of(GOOD, model) for model in ("m0", "m1", "cream-m2", "cream-m3")] == [0, 1, 2, 3]
+
+
+def test_labels_say_what_made_a_model():
+    params = changed(
+        {
+            "train.gold-m2": {"start": "m1", "method": "srlm", "by": "gold"},
+            "train.x-m2": {"start": "m1", "method": "cream-per-prompt", "measure": "top_order"},
+            "train.fixed-m2": {"start": "m1", "method": "fixed", "C": 0.8},
+        }
+    )
+    assert [label_of(params, model) for model in ("m0", "cream-m3", "gold-m2", "x-m2", "fixed-m2")] == [
+        "M0",
+        "CREAM",
+        "SRLM by gold",
+        "CREAM-per-prompt measure top order",
+        "fixed C 0.8",
+    ]
 
 
 def test_models_come_in_the_order_of_their_rounds():
@@ -199,6 +231,14 @@ def test_a_base_folder_without_weights_is_refused(tmp_path):
     (tmp_path / "base" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="model.base: .*safetensors"):
         check_machine(changed({"model.base": "base"}), tmp_path)
+
+
+def test_a_reward_model_must_be_there_or_pinned(tmp_path):
+    with pytest.raises(ValueError, match=r"reward_model\.base: there is no model in .*scorer"):
+        check_machine(changed({"reward_model": {"base": "./scorer", "revision": None}}), tmp_path)
+    with pytest.raises(ValueError, match=r"reward_model\.revision: pin the commit of someone/scorer"):
+        check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": None}}), tmp_path)
+    check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": "0" * 40}}), tmp_path)
 
 
 def test_a_hub_id_must_be_pinned(tmp_path):

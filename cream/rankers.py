@@ -1,0 +1,97 @@
+"""Who else can rank the responses of a prompt, beside the implicit reward: the answer key, a judge, a reward model.
+
+`rows` are those of data/samples: id, task, question, answer, perhaps choices, and N responses with their text. Each
+ranker returns `[prompts, N]` scores, fp32 on the CPU, higher is better; identical texts get identical scores.
+"""
+
+import math
+
+import torch
+from tqdm import tqdm
+
+from cream.answers import is_correct
+from cream.data import ask
+from cream.logprobs import response_logprobs
+
+# The additive scale of Self-Rewarding Language Models (Yuan et al. 2024, arXiv 2401.10020), in our words. The score
+# comes at once, without the paper's written reasons before it: one forward pass a response, and nothing is sampled.
+JUDGE_PROMPT = """\
+Review a response to a user's question on a scale that adds up to 5 points. Add 1 point for each that holds:
+- The response is relevant to the question.
+- It addresses a good part of what is asked, if not all of it.
+- It answers the main question in a useful way.
+- It is complete, clear and to the point, and every step follows from the one before.
+- It is flawless: every statement in it is correct, and so is its final answer.
+
+Question:
+{question}
+
+Response:
+{response}
+
+Give the total as "Score: <0 to 5>"."""
+SCORES = range(6)
+
+
+def gold(rows):
+    """1.0 for a right answer, 0.0 for any other: the upper bound of what a ranker can know."""
+    return torch.tensor(
+        [
+            [float(is_correct(response["text"], row["answer"], row.get("choices"))) for response in row["responses"]]
+            for row in rows
+        ]
+    )
+
+
+@torch.inference_mode()
+def judge(model, tokenizer, rows):
+    """LLM-as-a-judge: the expected score, sum_k k p_k / sum_k p_k in [0, 5], of "Score: k" as the model's next words.
+
+    p_k is the probability of the digit k. Where the six have less than 1/2 together, the model would have written
+    something else: it has given no score, and the result is NaN, to be counted and not guessed.
+    """
+    lead, digits = _score_tokens(tokenizer)
+    prompts = [_judge_prompt(tokenizer, row, response["text"]) + lead for row in rows for response in row["responses"]]
+    logps = response_logprobs(
+        model, [prompt for prompt in prompts for _ in digits], digits * len(prompts), progress="judging"
+    )
+    p = logps.cpu().exp().view(len(rows), -1, len(digits))
+    given = p.sum(dim=-1)
+    expected = (p * torch.tensor(SCORES)).sum(dim=-1) / given
+    return expected.where(given >= 0.5, math.nan)
+
+
+@torch.inference_mode()
+def reward_model_scores(model, tokenizer, rows):
+    """The scores of a sequence classifier with one label and a tokenizer of its own, in the model's own unit.
+
+    One conversation at a time: no padding, so no pad token to be taken for an end token, and no other row can matter.
+    """
+    conversations = [
+        tuple(conversation_ids(tokenizer, row, response["text"])) for row in rows for response in row["responses"]
+    ]
+    scores = dict.fromkeys(conversations)  # a text that stands twice is scored once
+    for ids in tqdm(scores, desc="scoring under the reward model", unit="response"):
+        scores[ids] = model(input_ids=torch.tensor([ids], device=model.device)).logits.item()
+    return torch.tensor([scores[ids] for ids in conversations]).view(len(rows), -1)
+
+
+def conversation_ids(tokenizer, row, text):
+    """The token ids of the question and a response, as the reward model is trained on and scores them."""
+    messages = [{"role": "user", "content": ask(row)}, {"role": "assistant", "content": text}]
+    return list(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
+
+
+def _judge_prompt(tokenizer, row, text):
+    message = {"role": "user", "content": JUDGE_PROMPT.format(question=ask(row), response=text)}
+    return list(tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=True)["input_ids"])
+
+
+def _score_tokens(tokenizer):
+    """The tokens that "Score: 0" ... "Score: 5" begin with alike, and the six different ends.
+
+    Tokenised as a whole and then compared, because a tokenizer may join the space to the digit.
+    """
+    whole = [tokenizer(f"Score: {k}", add_special_tokens=False)["input_ids"] for k in SCORES]
+    alike = next(i for i, tokens in enumerate(zip(*whole)) if len(set(tokens)) > 1)
+    return whole[0][:alike], [ids[alike:] for ids in whole]

@@ -1,0 +1,58 @@
+"""An external reward model: trained here on TRL's RewardTrainer, or fetched from a folder or the Hub.
+
+A classifier pools at the last token that is not config.pad_token_id, which is the same token however much padding
+follows. Where the pad token is also the end token, that is the token before it, in training and in scoring alike.
+"""
+
+from pathlib import Path
+
+from datasets import Dataset
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from trl import RewardConfig, RewardTrainer
+
+from cream.rankers import conversation_ids
+from cream.training import _shared, _train
+
+
+def train_reward_model(model, tokenizer, pairs, settings, seed):
+    """The model, a classifier with one label, and its curve: step, loss, learning rate and mean margin of a step.
+
+    `pairs` are rows with a question and two texts, chosen and rejected. The loss is Bradley-Terry's,
+    -log sigmoid(r(chosen) - r(rejected)); `settings` are the learning_rate, epochs and (global) batch_size.
+    """
+    data = Dataset.from_list(
+        [
+            {f"{kind}_ids": conversation_ids(tokenizer, pair, pair[kind]) for kind in ("chosen", "rejected")}
+            for pair in pairs
+        ]
+    )
+    config = RewardConfig(**_shared(settings, seed), bf16=True, max_length=None)  # None: no pair is left out
+    return _train(RewardTrainer(model, args=config, train_dataset=data, processing_class=tokenizer))
+
+
+def fetch_reward_model(base, revision=None, root="."):
+    """A reward model in its own precision and its tokenizer. `base` is a folder (seen from `root`), or a Hub id with a
+    pinned `revision`."""
+    named = f"the reward model {base!r} (reward_model.base in params.yaml)"
+    folder = Path(root) / Path(base).expanduser()
+    if not folder.is_dir() and revision is None:
+        raise FileNotFoundError(f"{named} is no folder: give one, or a Hub id with its commit as reward_model.revision")
+    where, settings = (folder, {}) if folder.is_dir() else (base, {"revision": revision})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **settings)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            where, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True, **settings
+        )
+    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"{named} could not be loaded: {reason} Give a folder that holds a sequence classifier's safetensors "
+            "weights and a tokenizer, a Hub id that this machine can reach, or 'trained'."
+        ) from None
+    # A language model loads too, with a new and random head.
+    if model.config.num_labels != 1 or report["missing_keys"]:
+        raise ValueError(f"{named} is no reward model: give a sequence classifier with one label, or 'trained'")
+    if tokenizer.chat_template is None:
+        raise ValueError(f"{named} has no chat template: add the one it was trained with to its tokenizer")
+    return model, tokenizer
