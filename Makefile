@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro seeds test lab
+.PHONY: help repro seeds profile test lab
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,6 +35,20 @@ seeds: .venv/ready  ## run the whole loop with the seeds 1 to N (N=3) and compar
 		dvc exp run --temp --name "seed-$$seed" --set-param "seed=$$seed" $(if $(wildcard .cache),--copy-paths .cache) || exit 1; \
 	done
 	python -m cream.stage --no-input notebooks/12_seeds.ipynb reports/seeds.html
+
+# In a clone of HEAD under .cache/, so that the workspace's run stays as it is; models and data come out of one DVC cache,
+# so what two profiles share is made once. Its two reports are kept; the link to the index leads to the workspace's.
+profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, rounds5, ...) and keep its reports in reports/NAME/
+	@test -f "profiles/$(NAME).yaml" || { echo "make profile: there is no profiles/$(NAME).yaml: give NAME=methods, for example" >&2; exit 1; }
+	@mkdir -p .cache && { test -d .cache/$(NAME) || git clone --quiet . .cache/$(NAME); }
+	@cd .cache/$(NAME) && git fetch --quiet origin HEAD && git reset --quiet --hard FETCH_HEAD
+	@ln -sfn .. .cache/$(NAME)/.cache && cp profiles/$(NAME).yaml .cache/$(NAME)/params.yaml
+	@cd .cache/$(NAME) && dvc config --local cache.dir ../../../.dvc/cache && python -m cream.parameters && dvc repro
+	@mkdir -p reports/$(NAME) && cp .cache/$(NAME)/reports/accuracy.svg reports/$(NAME)/
+	@for page in consistency benchmark; do \
+		sed 's|"./index.html"|"../index.html"|' .cache/$(NAME)/reports/$$page.html > reports/$(NAME)/$$page.html; \
+	done
+	@echo "reports/$(NAME)/benchmark.html and consistency.html are made"
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
 	python -m pytest

@@ -38,6 +38,9 @@ else:
     path = Path("results/rank/m1.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"C": 0.5 + seed / 10, "tau_mean": 0.1, "chosen_right": 0.2, "rejected_right": None}))
+    for name in ("consistency.html", "benchmark.html", "accuracy.svg"):
+        Path("reports", name).parent.mkdir(exist_ok=True)
+        Path("reports", name).write_text(f'seed {seed} <a href="./index.html"><a href="./benchmark.html">')
 """
 
 
@@ -132,6 +135,20 @@ def test_a_second_make_seeds_runs_no_stage_and_writes_the_same_bytes(seeded, log
     done = make_seeds(seeded, 2)
     assert done.returncode == 0 and "Running stage" not in done.stdout
     assert (log.read_text(), *(path.read_bytes() for path in made)) == before
+
+
+def test_make_profile_keeps_its_reports_and_leaves_the_workspace(seeded):
+    params = (seeded / "params.yaml").read_text()
+    (seeded / "profiles" / "other.yaml").write_text(params.replace("seed: 1", "seed: 7"))
+    for _ in range(2):  # the second time over what the first one left
+        run(seeded, "make", "profile", "NAME=other")
+    pages = {path.name: path.read_text() for path in (seeded / "reports" / "other").iterdir()}
+    assert sorted(pages) == ["accuracy.svg", "benchmark.html", "consistency.html"]
+    assert pages["benchmark.html"] == 'seed 7 <a href="../index.html"><a href="./benchmark.html">'
+    assert (seeded / "params.yaml").read_text() == params and not (seeded / "models").exists()
+    (seeded / "profiles" / "other.yaml").unlink()
+    done = run(seeded, "make", "profile", "NAME=other", check=False)
+    assert done.returncode == 2 and "there is no profiles/other.yaml" in done.stderr
 
 
 @pytest.mark.parametrize("n", ["0", "x"])
