@@ -43,7 +43,7 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, rounds5, ...) and
 	@mkdir -p .cache && { test -d .cache/$(NAME) || git clone --quiet . .cache/$(NAME); }
 	@cd .cache/$(NAME) && git fetch --quiet origin HEAD && git reset --quiet --hard FETCH_HEAD
 	@ln -sfn .. .cache/$(NAME)/.cache && cp profiles/$(NAME).yaml .cache/$(NAME)/params.yaml
-	@cd .cache/$(NAME) && dvc config --local cache.dir ../../../.dvc/cache && python -m cream.parameters && dvc repro
+	@cd .cache/$(NAME) && dvc config --local cache.dir "$(CURDIR)/.dvc/cache" && python -m cream.parameters && dvc repro
 	@mkdir -p reports/$(NAME) && cp .cache/$(NAME)/reports/accuracy.svg reports/$(NAME)/
 	@for page in consistency benchmark; do \
 		sed 's|"./index.html"|"../index.html"|' .cache/$(NAME)/reports/$$page.html > reports/$(NAME)/$$page.html; \

@@ -146,6 +146,8 @@ def test_make_profile_keeps_its_reports_and_leaves_the_workspace(seeded):
     assert sorted(pages) == ["accuracy.svg", "benchmark.html", "consistency.html"]
     assert pages["benchmark.html"] == 'seed 7 <a href="../index.html"><a href="./benchmark.html">'
     assert (seeded / "params.yaml").read_text() == params and not (seeded / "models").exists()
+    cache = run(seeded / ".cache" / "other", "dvc", "cache", "dir").stdout.strip()
+    assert cache == str(seeded / ".dvc" / "cache")
     (seeded / "profiles" / "other.yaml").unlink()
     done = run(seeded, "make", "profile", "NAME=other", check=False)
     assert done.returncode == 2 and "there is no profiles/other.yaml" in done.stderr
