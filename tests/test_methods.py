@@ -55,3 +55,35 @@ def test_exact_c_is_dpo_with_a_kl_to_uniform_regulariser(weight):
     for loss in (cream, regularised):  # and the same slope
         (slope,) = torch.autograd.grad(loss.sum(), z, retain_graph=True)
         torch.testing.assert_close(slope, (1 + 2 * weight) * (probability - exact(weight)))
+
+
+def dpo(z):
+    return math.log1p(math.exp(-z))
+
+
+def smoothed(z, c):
+    return c * dpo(z) + (1 - c) * dpo(-z)
+
+
+def regularised(z, strength):
+    """DPO and `strength` times -log P(y > y') - log P(y' > y), over 1 + 2 strength."""
+    return (dpo(z) + strength * (dpo(z) + dpo(-z))) / (1 + 2 * strength)
+
+
+@pytest.mark.parametrize(
+    "method, expected",
+    [
+        ("srlm", lambda z, c, mean: dpo(z)),
+        ("cream", lambda z, c, mean: smoothed(z, mean)),
+        ("cream-per-prompt", lambda z, c, mean: smoothed(z, c)),
+        ("cream-drop", lambda z, c, mean: smoothed(z, c) if c >= 0.5 else math.nan),
+        ("cream-exact", lambda z, c, mean: regularised(z, 1 - mean)),
+        ("fixed", lambda z, c, mean: regularised(z, 1 / 3)),  # C = 0.8 = (1 + 1/3) / (1 + 2/3)
+    ],
+)
+def test_the_loss_of_every_method_in_closed_form(method, expected):
+    consistency = torch.tensor([0.2, 0.5, 0.7, 1.0], dtype=torch.float64)
+    z = torch.tensor([-1.5, 0.3, 2.0, 4.0], dtype=torch.float64)
+    losses = cream_loss(z, 0 * z, 0 * z, 0 * z, METHODS[method](consistency, {"C": 0.8}), beta=1.0)
+    by_hand = [expected(margin, c, 0.6) for margin, c in zip(z.tolist(), consistency.tolist())]
+    assert losses.tolist() == pytest.approx(by_hand, nan_ok=True)
