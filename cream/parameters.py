@@ -93,7 +93,8 @@ def check_machine(params, root):
     if source != "embedded" and not (root / Path(source).expanduser()).is_dir():
         raise ValueError(f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded'")
     size = 540e6 if base == "embedded" else sum(file.stat().st_size for file in weights)
-    missing = [model for model in models_of(params) if not (root / "models" / model).exists()]
+    models = [*models_of(params), *(["reward"] if scorer else [])]
+    missing = [model for model in models if not (root / "models" / model).exists()]
     need, free = size * len(missing), shutil.disk_usage(root).free
     if free < need:
         raise ValueError(

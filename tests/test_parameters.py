@@ -100,6 +100,7 @@ def test_right_parameters_come_back_unchanged(load):
         ({"reward_model": {"base": "a/b", "revision": "main"}}, "reward_model.revision: 'main'"),
         ({"reward_model": {"base": "a/b", "revision": None, "epochs": 1}}, "reward_model: .*'epochs'"),
         ({"train.m1": {"start": "m0", "method": "cream"}}, "train: "),
+        ({"train.reward": {"start": "m1", "method": "cream"}}, "train: "),
         ({"train.Cream M4": {"start": "m1", "method": "cream"}}, "train: 'Cream M4'"),
         ({"train": {}}, "train: "),
         ({"train.cream-m3.start": "cream-m9"}, "train.cream-m3.start: there is no model cream-m9"),
@@ -206,6 +207,9 @@ def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):
         check_machine(GOOD, tmp_path)
     (tmp_path / "models" / "m0").mkdir(parents=True)  # 3 models of 540 MB are left to be made
     check_machine(GOOD, tmp_path)
+    trained = {"base": "trained", "questions": 8, "epochs": 1, "learning_rate": 1.0e-5, "batch_size": 8}
+    with pytest.raises(ValueError, match=r"the 4 models still to be made need 2\.2 GB"):
+        check_machine(changed({"reward_model": trained}), tmp_path)
 
 
 def test_room_is_reckoned_from_the_weights_of_a_local_base(tmp_path, monkeypatch):
