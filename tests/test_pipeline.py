@@ -63,15 +63,36 @@ def finished(copy):
 
 
 def test_every_model_is_made_and_evaluated(finished):
-    for model in ("m0", "m1", "srlm-m2", "cream-m2", "cream-m3"):
+    for model in ("m0", "m1", "srlm-m2", "cream-m2", "oracle-m2", "cream-m3"):
         assert (finished / "models" / model / "model.safetensors").exists()
         assert 0 <= json.loads((finished / f"results/evaluate/{model}.json").read_text())["accuracy"] <= 1
 
 
 def test_the_first_margin_of_every_round_is_zero(finished):
-    for model in ("srlm-m2", "cream-m2", "cream-m3"):
+    for model in ("srlm-m2", "cream-m2", "oracle-m2", "cream-m3"):
         first = (finished / f"results/curves/{model}.csv").read_text().splitlines()[1].split(",")
         assert abs(float(first[-1])) < 1e-3
+
+
+def test_a_row_of_train_chooses_who_makes_its_pairs(finished):
+    read = lambda path: [json.loads(line) for line in (finished / path).read_text().splitlines()]
+    rankings = {row["id"]: row["scores"] for row in read("data/rankings/m1.jsonl")}
+    samples = {row["id"]: row["responses"] for row in read("data/samples/m1.jsonl")}
+    for model, ranker in {"cream-m2": "reward", "oracle-m2": "reward_model"}.items():
+        pairs = read(f"data/pairs/{model}.jsonl")
+        assert pairs
+        for pair in pairs:
+            tokens = [response["tokens"] for response in samples[pair["id"]]]
+            scores = rankings[pair["id"]][ranker]
+            assert scores[tokens.index(pair["chosen_ids"])] == max(scores)
+            assert scores[tokens.index(pair["rejected_ids"])] == min(scores)
+
+
+def test_responses_without_a_score_are_counted(finished):
+    scores = [json.loads(line)["scores"] for line in (finished / "data/rankings/m1.jsonl").read_text().splitlines()]
+    summary = json.loads((finished / "results/rank/m1.json").read_text())
+    for ranker in ("gold", "judge", "reward_model"):
+        assert summary[f"unscored_by_{ranker}"] == sum(row[ranker].count(None) for row in scores)
 
 
 def test_a_second_repro_runs_nothing_and_the_status_is_clean(finished):
