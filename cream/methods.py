@@ -13,7 +13,7 @@ METHODS = {
     "cream": lambda consistency, row: consistency.mean().expand(len(consistency)),
     # The official code's "dynamic" variant: each prompt has its own C.
     "cream-per-prompt": lambda consistency, row: consistency,
-    # As before, but a pair with C below 1/2 is left out, where CREAM would train the reversed preference.
+    # As before, but a pair with C below 1/2 is left out, where the former would train the reversed preference.
     "cream-drop": lambda consistency, row: consistency.where(consistency >= 0.5, math.nan),
     # The paper's derivation before its last step, which takes C for 1 - lambda: with lambda = 1 - C,
     # (1 + lambda) / (1 + 2 lambda) is never below 1/2.

@@ -46,3 +46,14 @@ def best_and_worst(scores):
     """
     best, worst = scores.argmax(dim=1), scores.argmin(dim=1)
     return best, worst, scores.gather(1, best[:, None])[:, 0] > scores.gather(1, worst[:, None])[:, 0]
+
+
+def pairwise_wins(scores, correct):
+    """Of the (right, wrong) pairs among one prompt's responses, how many `scores` puts in order, and how many there
+    are. A tie counts half; a pair of which one has no score (NaN or None) does not count.
+
+    `scores` and `correct` are lists of N. The first number over the second is the pairwise accuracy.
+    """
+    scores, correct = np.array(scores, dtype=float), np.array(correct, dtype=bool)
+    difference = scores[correct][:, None] - scores[~correct]
+    return (difference > 0).sum() + (difference == 0).sum() / 2, int((~np.isnan(difference)).sum())

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from cream.rankings import best_and_worst, consistency_of, rankers_for, scores_of
+from cream.rankings import best_and_worst, consistency_of, pairwise_wins, rankers_for, scores_of
 
 ROWS = [
     {"scores": {"reward": [3.0, 1.0, 2.0], "gold": [1.0, 0.0, 0.0], "judge": [4.0, 2.0, 3.0]}},
@@ -69,3 +69,17 @@ def test_best_and_worst_make_a_pair(scores, pair):
     assert has_pair.tolist() == [pair is not None]
     if pair:
         assert (best.item(), worst.item()) == pair
+
+
+@pytest.mark.parametrize(
+    "scores, correct, wins, pairs",
+    [
+        ([3.0, 1.0, 2.0], [True, False, False], 2, 2),
+        ([1.0, 2.0, 2.0, 0.0], [True, False, True, False], 2.5, 4),  # 1>0, 2=2 counts half, 2>0, and 1<2 is lost
+        ([1.0, None, 0.0], [True, False, False], 1, 1),  # no score: the pair does not count
+        ([math.nan, 1.0], [True, False], 0, 0),
+        ([1.0, 2.0], [True, True], 0, 0),
+    ],
+)
+def test_pairwise_wins_by_hand(scores, correct, wins, pairs):
+    assert pairwise_wins(scores, correct) == (wins, pairs)
