@@ -20,14 +20,13 @@ repro: .venv/ready  ## run the whole loop; what is up to date is skipped. Then o
 	dvc repro
 
 # One DVC experiment a seed, in a temporary copy: the workspace's data, models, results and reports stay as they are. An
-# experiment belongs to the commit that it started from, and `dvc exp list` shows those of HEAD only: after a commit all
-# seeds are run anew, so that no report mixes two versions of the code. For the same reason nothing that shapes a result
-# may be uncommitted. Seeds that are done are not run again; what a killed run leaves in .dvc/tmp/exps may be deleted.
+# experiment belongs to the commit that it started from, and `dvc exp list` shows those of HEAD only: after a commit the
+# seeds are made anew, out of DVC's run-cache where nothing that shapes a stage has changed, so that no report mixes two
+# versions of the code. What a killed run leaves in .dvc/tmp/exps may be deleted.
 seeds: .venv/ready  ## run the whole loop with the seeds 1 to N (N=3) and compare them: reports/seeds.html
 	@case "$$N" in ''|0*|*[!0-9]*) echo "make seeds: N is '$$N': give a positive integer, as in make seeds N=3" >&2; exit 1;; esac
 	@! git rev-parse --is-shallow-repository | grep -qx true || { echo "make seeds: DVC loses the experiments of a shallow clone: run git fetch --unshallow first" >&2; exit 1; }
-	@changed=$$(git status --porcelain -- cream notebooks data params.yaml dvc.yaml) || exit 1; \
-	test -z "$$changed" || { echo "make seeds: commit or stash these changes first, so that all seeds run the same code:" >&2; echo "$$changed" >&2; exit 1; }
+	@$(call committed,params.yaml)
 	python -m cream.parameters
 	@for seed in $$(seq "$$N"); do \
 		echo "== seed $$seed of $$N"; \
@@ -35,20 +34,26 @@ seeds: .venv/ready  ## run the whole loop with the seeds 1 to N (N=3) and compar
 		dvc exp run --temp --name "seed-$$seed" --set-param "seed=$$seed" $(if $(wildcard .cache),--copy-paths .cache) || exit 1; \
 	done
 	python -m cream.stage --no-input notebooks/12_seeds.ipynb reports/seeds.html
+	dvc repro --single-item --force index
 
-# In a clone of HEAD under .cache/, so that the workspace's run stays as it is; models and data come out of one DVC cache,
-# so what two profiles share is made once. Its two reports are kept; the link to the index leads to the workspace's.
+# In a clone of HEAD under .runs/, so that the workspace's run stays as it is; models and data come out of one DVC cache,
+# so what two profiles share is made once. Its two reports are kept; their link to the index leads to the workspace's.
 profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, rounds5, ...) and keep its reports in reports/NAME/
 	@test -f "profiles/$(NAME).yaml" || { echo "make profile: there is no profiles/$(NAME).yaml: give NAME=methods, for example" >&2; exit 1; }
-	@mkdir -p .cache && { test -d .cache/$(NAME) || git clone --quiet . .cache/$(NAME); }
-	@cd .cache/$(NAME) && git fetch --quiet origin HEAD && git reset --quiet --hard FETCH_HEAD
-	@ln -sfn .. .cache/$(NAME)/.cache && cp profiles/$(NAME).yaml .cache/$(NAME)/params.yaml
-	@cd .cache/$(NAME) && dvc config --local cache.dir "$(CURDIR)/.dvc/cache" && python -m cream.parameters && dvc repro
-	@mkdir -p reports/$(NAME) && cp .cache/$(NAME)/reports/accuracy.svg reports/$(NAME)/
+	@$(call committed,profiles/$(NAME).yaml)
+	@mkdir -p .cache && { test -d .runs/$(NAME) || git clone --quiet . .runs/$(NAME); }
+	@cd .runs/$(NAME) && git fetch --quiet origin HEAD && git reset --quiet --hard FETCH_HEAD
+	@ln -sfn ../../.cache .runs/$(NAME)/.cache && cp profiles/$(NAME).yaml .runs/$(NAME)/params.yaml
+	@cd .runs/$(NAME) && dvc config --local cache.dir "$(CURDIR)/.dvc/cache" && python -m cream.parameters && dvc repro
+	@mkdir -p reports/$(NAME) && cp .runs/$(NAME)/reports/accuracy.svg reports/$(NAME)/
 	@for page in consistency benchmark; do \
-		sed 's|"./index.html"|"../index.html"|' .cache/$(NAME)/reports/$$page.html > reports/$(NAME)/$$page.html; \
+		sed 's|"./index.html"|"../index.html"|' .runs/$(NAME)/reports/$$page.html > reports/$(NAME)/$$page.html; \
 	done
-	@echo "reports/$(NAME)/benchmark.html and consistency.html are made"
+	dvc repro --single-item --force index
+
+# Both run committed code: what shapes a result, and the parameter file, must have no changes.
+committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || exit 1; \
+	test -z "$$changed" || { echo "make $@: commit or stash these changes first, so that all runs are of the same code:" >&2; echo "$$changed" >&2; exit 1; }
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
 	python -m pytest

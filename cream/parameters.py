@@ -54,12 +54,15 @@ def round_of(params, model):
 
 
 def label_of(params, model):
-    """How reports call what made a model: its method, and what its row changes. Models of one lineage share it."""
+    """How reports call what made a model: its method, and what its row changes of the defaults. The models of one
+    lineage share it, unless the start model was made in another way."""
     if model in ("m0", "m1"):
         return model.upper()
-    row = params["train"][model]
-    changes = [f"{key} {row[key]}" for key in ("C", "by", "against", "measure", "first_round") if key in row]
-    return " ".join([row["method"].replace("cream", "CREAM").replace("srlm", "SRLM"), *changes]).replace("_", " ")
+    row, defaults = params["train"][model], {"by": "reward", "against": "previous", **params["ranking"]}
+    changes = [f"{key} {row[key]}" for key in ("C", *defaults) if row.get(key) not in (None, defaults.get(key))]
+    label = " ".join([row["method"].replace("cream", "CREAM").replace("srlm", "SRLM"), *changes]).replace("_", " ")
+    same = row["start"] == "m1" or label_of(params, row["start"]) == label
+    return label if same else f"{label} from {row['start']}"
 
 
 def models_of(params):

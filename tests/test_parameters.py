@@ -180,14 +180,18 @@ def test_labels_say_what_made_a_model():
             "train.gold-m2": {"start": "m1", "method": "srlm", "by": "gold"},
             "train.x-m2": {"start": "m1", "method": "cream-per-prompt", "measure": "top_order"},
             "train.fixed-m2": {"start": "m1", "method": "fixed", "C": 0.8},
+            "train.plain-m2": {"start": "m1", "method": "srlm", "by": "reward", "measure": "kendall"},
+            "train.mixed-m3": {"start": "cream-m2", "method": "srlm"},
         }
     )
-    assert [label_of(params, model) for model in ("m0", "cream-m3", "gold-m2", "x-m2", "fixed-m2")] == [
+    assert [label_of(params, model) for model in ("m0", "cream-m3", *list(params["train"])[2:])] == [
         "M0",
         "CREAM",
         "SRLM by gold",
         "CREAM-per-prompt measure top order",
         "fixed C 0.8",
+        "SRLM",  # what a row says again of the defaults is left out
+        "SRLM from cream-m2",
     ]
 
 

@@ -21,6 +21,10 @@ import json, os, random, signal, sys
 from pathlib import Path
 import yaml
 
+if sys.argv[1] == "index":
+    Path("reports").mkdir(exist_ok=True)
+    Path("reports/index.html").write_text("index")
+    sys.exit()
 stage, log, seed = sys.argv[1], Path(sys.argv[2]), yaml.safe_load(Path("params.yaml").read_text())["seed"]
 with log.open("a") as file:
     file.write(f"{stage} {seed}\\n")
@@ -83,6 +87,11 @@ def seeded(copy, log):  # noqa: F811
             "metrics": [{path: {"cache": False}} for path in metrics],
         },
     }
+    stages["index"] = {
+        "cmd": "python stub.py index",
+        "deps": ["stub.py"],
+        "outs": [{"reports/index.html": {"cache": False}}],
+    }
     (copy / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     (copy / ".venv").mkdir()
     (copy / ".venv" / "ready").touch()  # the interpreter that runs the tests is the environment
@@ -125,7 +134,7 @@ def test_the_report_opens_offline_and_pairs_the_models_of_a_seed(seeded):
 
 def test_the_workspace_is_left_as_it_was(seeded):
     status = run(seeded, "git", "status", "--porcelain", "--untracked-files=all").stdout.splitlines()
-    assert status == ["?? reports/seeds.html", "?? results/seeds.csv"]
+    assert status == [f"?? {name}" for name in ("dvc.lock", "reports/index.html", "reports/seeds.html", "results/seeds.csv")]
     assert not (seeded / "models").exists()
 
 
@@ -133,24 +142,8 @@ def test_a_second_make_seeds_runs_no_stage_and_writes_the_same_bytes(seeded, log
     made = [seeded / "results" / "seeds.csv", seeded / "reports" / "seeds.html"]
     before = log.read_text(), *(path.read_bytes() for path in made)
     done = make_seeds(seeded, 2)
-    assert done.returncode == 0 and "Running stage" not in done.stdout
+    assert done.returncode == 0 and re.findall("Running stage '(.*)'", done.stdout) == ["index"]
     assert (log.read_text(), *(path.read_bytes() for path in made)) == before
-
-
-def test_make_profile_keeps_its_reports_and_leaves_the_workspace(seeded):
-    params = (seeded / "params.yaml").read_text()
-    (seeded / "profiles" / "other.yaml").write_text(params.replace("seed: 1", "seed: 7"))
-    for _ in range(2):  # the second time over what the first one left
-        run(seeded, "make", "profile", "NAME=other")
-    pages = {path.name: path.read_text() for path in (seeded / "reports" / "other").iterdir()}
-    assert sorted(pages) == ["accuracy.svg", "benchmark.html", "consistency.html"]
-    assert pages["benchmark.html"] == 'seed 7 <a href="../index.html"><a href="./benchmark.html">'
-    assert (seeded / "params.yaml").read_text() == params and not (seeded / "models").exists()
-    cache = run(seeded / ".cache" / "other", "dvc", "cache", "dir").stdout.strip()
-    assert cache == str(seeded / ".dvc" / "cache")
-    (seeded / "profiles" / "other.yaml").unlink()
-    done = run(seeded, "make", "profile", "NAME=other", check=False)
-    assert done.returncode == 2 and "there is no profiles/other.yaml" in done.stderr
 
 
 @pytest.mark.parametrize("n", ["0", "x"])
@@ -165,6 +158,26 @@ def test_uncommitted_changes_are_refused(seeded):
     done = make_seeds(seeded, 2)
     (seeded / "params.yaml").write_text(profile)
     assert done.returncode == 2 and "commit or stash" in done.stderr and " M params.yaml" in done.stderr
+
+
+def test_make_profile_keeps_its_reports_and_leaves_the_workspace(seeded):
+    params = (seeded / "params.yaml").read_text()
+    (seeded / "profiles" / "other.yaml").write_text(params.replace("seed: 1", "seed: 7"))
+    done = run(seeded, "make", "profile", "NAME=other", check=False)
+    assert done.returncode == 2 and "commit or stash these changes" in done.stderr
+    commit(seeded)
+    for _ in range(2):  # the second time over what the first one left
+        run(seeded, "make", "profile", "NAME=other")
+    pages = {path.name: path.read_text() for path in (seeded / "reports" / "other").iterdir()}
+    assert sorted(pages) == ["accuracy.svg", "benchmark.html", "consistency.html"]
+    assert pages["benchmark.html"] == 'seed 7 <a href="../index.html"><a href="./benchmark.html">'
+    assert (seeded / "params.yaml").read_text() == params and not (seeded / "models").exists()
+    cache = run(seeded / ".runs" / "other", "dvc", "cache", "dir").stdout.strip()
+    assert cache == str(seeded / ".dvc" / "cache")
+    assert make_seeds(seeded, 3).returncode == 0  # its copy of the repository leaves the profile's run out
+    (seeded / "profiles" / "other.yaml").unlink()
+    done = run(seeded, "make", "profile", "NAME=other", check=False)
+    assert done.returncode == 2 and "there is no profiles/other.yaml" in done.stderr
 
 
 def test_another_commit_has_no_seeds_yet(seeded):
