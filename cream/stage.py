@@ -75,6 +75,7 @@ def _run(path, parameters):
         progress_bar=False,
         stderr_file=sys.stderr,
         config=Config(KernelManager={"transport": "ipc"}),  # no network port
+        extra_arguments=["--IPKernelApp.log_level=50"],  # else it reports its own shutdown as an error
     )
 
 

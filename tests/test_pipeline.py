@@ -118,6 +118,62 @@ def test_stages_repeat_to_the_same_bytes(finished):
     assert (finished / "dvc.lock").read_text() == before
 
 
+@pytest.fixture
+def edited(finished, tmp_path):
+    """A copy of the finished run in which results can be written by hand, and a function that does so."""
+    folder = tmp_path / "edited"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".git", ".dvc", "models", ".cache"))
+
+    def edit(path, **columns):
+        rows = [json.loads(line) for line in (folder / path).read_text().splitlines()]
+        lines = [json.dumps({**row, **{key: values[i] for key, values in columns.items()}}) for i, row in enumerate(rows)]
+        (folder / path).unlink()  # a link into DVC's cache
+        (folder / path).write_text("\n".join(lines) + "\n")
+        return rows
+
+    return folder, edit
+
+
+def page_of(folder, notebook, page):
+    run(folder, sys.executable, "-m", "cream.stage", "--no-input", f"notebooks/{notebook}", f"reports/{page}")
+    return re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", (folder / "reports" / page).read_text(), re.DOTALL), (
+        folder / "reports" / page
+    ).read_text()
+
+
+def test_the_benchmark_finds_models_that_differ(edited):
+    folder, edit = edited
+    edit("data/answers/srlm-m2.jsonl", correct=[True] * 6)
+    for model in ("m0", "m1", "cream-m2", "oracle-m2", "cream-m3"):
+        edit(f"data/answers/{model}.jsonl", correct=[False] * 6)
+    cells, text = page_of(folder, "09_benchmark.ipynb", "benchmark.html")
+    against_m1 = cells.index("srlm-m2", cells.index("m1", cells.index("p, Holm")) + 1)
+    # Six questions, all for one side: p = 2 / 2^6. Holm: times the number of comparisons, 7, the smallest first.
+    assert cells[against_m1 : against_m1 + 8] == ["srlm-m2", "SRLM", "m1", "1.000", "6", "0", "0.031", "0.219"]
+    assert "+100*" in text and "-100*" in text
+
+
+def test_the_consistency_report_knows_right_from_wrong(edited):
+    folder, edit = edited
+    correct = [[True, False, False], [False, True, False], [True, True, False], [True] * 3, [False] * 3, [False] * 3]
+    rows = edit("data/rankings/m1.jsonl", correct=correct)
+    wins = pairs = 0
+    for row, right in zip(rows, correct):
+        reward = row["scores"]["reward"]
+        for i in range(3):
+            for k in range(3):
+                if right[i] and not right[k]:
+                    wins, pairs = wins + (reward[i] > reward[k]) + (reward[i] == reward[k]) / 2, pairs + 1
+    cells, _ = page_of(folder, "08_consistency.ipynb", "consistency.html")
+    after = cells.index("m1", cells.index("log-prob under the policy"))
+    assert pairs == 6 and cells[after + 1].startswith(f"{wins / pairs:.2f} (") and cells[after + 1].endswith("), 3")
+    verdicts = [
+        (right[row["chosen"]], right[row["rejected"]]) for row, right in zip(rows, correct) if row["chosen"] is not None
+    ]
+    first = cells.index("m1", cells.index("right of decided"))
+    assert cells[first + 1 : first + 3] == [str(verdicts.count((True, False))), str(verdicts.count((False, True)))]
+
+
 def test_one_more_round_runs_only_its_own_stages(finished):
     done = run(
         finished, "dvc", "exp", "run",
