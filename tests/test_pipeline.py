@@ -230,5 +230,5 @@ def test_notebook_is_stripped_and_declares_the_parameters_it_reads(notebook):
     for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
         stage = stage.get("do", stage)
         if notebook in stage["cmd"] and "params.yaml" not in stage["deps"]:
-            declared = {re.split(r"[.\[]", name)[0] for name in stage["params"]}
+            declared = {re.split(r"[.\[]", name)[0] for name in stage.get("params", [])}
             assert read <= declared, f"{notebook} reads {read - declared} and dvc.yaml does not track them"
