@@ -88,7 +88,10 @@ def check_machine(params, root):
     if scorer and scorer["base"] != "trained":
         folder = root / Path(scorer["base"]).expanduser()
         if scorer["base"].startswith((".", "/", "~")) and not (folder / "config.json").exists():
-            raise ValueError(f"params.yaml: reward_model.base: there is no model in {folder}")
+            raise ValueError(
+                f"params.yaml: reward_model.base: there is no model in {folder}: give a folder with config.json and "
+                "*.safetensors, a Hub id, or 'trained'"
+            )
         if not folder.is_dir() and scorer["revision"] is None:
             raise ValueError(
                 f"params.yaml: reward_model.revision: pin the commit of {scorer['base']} on the Hub, 40 hex digits"
