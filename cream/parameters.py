@@ -53,13 +53,18 @@ def round_of(params, model):
     return len(lineage_of(params, model)) - 1
 
 
+def train_row(params, model):
+    """The row of `train` that made a model, with the defaults of what it leaves out."""
+    return {**_row_defaults(params), **params["train"][model]}
+
+
 def label_of(params, model):
     """How reports call what made a model: its method, and what its row changes of the defaults. The models of one
     lineage share it, unless the start model was made in another way."""
     if model in ("m0", "m1"):
         return model.upper()
-    row, defaults = params["train"][model], {"by": "reward", "against": "previous", **params["ranking"]}
-    changes = [f"{key} {row[key]}" for key in ("C", *defaults) if row.get(key) not in (None, defaults.get(key))]
+    row, defaults = train_row(params, model), _row_defaults(params)
+    changes = [f"{key} {row[key]}" for key in ("C", *defaults) if row.get(key) != defaults.get(key)]
     label = " ".join([row["method"].replace("cream", "CREAM").replace("srlm", "SRLM"), *changes]).replace("_", " ")
     same = row["start"] == "m1" or label_of(params, row["start"]) == label
     return label if same else f"{label} from {row['start']}"
@@ -73,29 +78,10 @@ def models_of(params):
 def check_machine(params, root):
     """What a run needs before it starts: its local folders, and room on the disk for the models still to be made."""
     base, source, root = params["model"]["base"], params["data"]["source"], Path(root)
-    weights = []
-    if base != "embedded" and (base.startswith((".", "/", "~")) or (root / base).is_dir()):
-        folder = root / Path(base).expanduser()
-        weights = list(folder.glob("*.safetensors"))
-        if not (folder / "config.json").exists() or not weights:
-            raise ValueError(
-                f"params.yaml: model.base: there is no model in {folder}: give a folder with config.json and "
-                "*.safetensors, a Hub id, or 'embedded'"
-            )
-    elif base != "embedded" and params["model"]["revision"] is None:
-        raise ValueError(f"params.yaml: model.revision: pin the commit of {base} on the Hub, 40 hex digits")
     scorer = params["reward_model"]
-    if scorer and scorer["base"] != "trained":
-        folder = root / Path(scorer["base"]).expanduser()
-        if scorer["base"].startswith((".", "/", "~")) and not (folder / "config.json").exists():
-            raise ValueError(
-                f"params.yaml: reward_model.base: there is no model in {folder}: give a folder with config.json and "
-                "*.safetensors, a Hub id, or 'trained'"
-            )
-        if not folder.is_dir() and scorer["revision"] is None:
-            raise ValueError(
-                f"params.yaml: reward_model.revision: pin the commit of {scorer['base']} on the Hub, 40 hex digits"
-            )
+    weights = _local_weights("model", params["model"], "embedded", root)
+    if scorer:
+        _local_weights("reward_model", scorer, "trained", root)
     if source != "embedded" and not (root / Path(source).expanduser()).is_dir():
         raise ValueError(f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded'")
     size = 540e6 if base == "embedded" else sum(file.stat().st_size for file in weights)
@@ -107,6 +93,29 @@ def check_machine(params, root):
             f"the disk is too full: the {len(missing)} models still to be made need {need / 1e9:.1f} GB and "
             f"{free / 1e9:.1f} GB are free at {root.resolve()}; free some space and run again"
         )
+
+
+def _row_defaults(params):
+    return {"by": "reward", "against": "previous", **params["ranking"]}
+
+
+def _local_weights(key, model, ours, root):
+    """The weight files of a model in a local folder; none where it is `ours` or the Hub's, pinned to a commit."""
+    base = model["base"]
+    if base == ours:
+        return []
+    folder = root / Path(base).expanduser()
+    if base.startswith((".", "/", "~")) or folder.is_dir():
+        weights = list(folder.glob("*.safetensors"))
+        if not (folder / "config.json").exists() or not weights:
+            raise ValueError(
+                f"params.yaml: {key}.base: there is no model in {folder}: give a folder with config.json and "
+                f"*.safetensors, a Hub id, or '{ours}'"
+            )
+        return weights
+    if model["revision"] is None:
+        raise ValueError(f"params.yaml: {key}.revision: pin the commit of {base} on the Hub, 40 hex digits")
+    return []
 
 
 def _sentence(error):
@@ -133,7 +142,7 @@ def _lineage_problems(params):
         elif not _reaches_m1(train, model):
             problems.append(f"train.{model}.start: the rows start from each other in a circle: one must start from m1")
         else:
-            problems += _ranker_problems(model, row, rank[start])
+            problems += _ranker_problems(model, train_row(params, model), rank[start])
     if problems:
         return problems
     for policy, row in rank.items():
@@ -157,7 +166,7 @@ def _lineage_problems(params):
 
 def _ranker_problems(model, row, ranked):
     """The rankers that a row of `train` names must have ranked its start model's responses, and be two."""
-    by, against = row.get("by", "reward"), row.get("against", "previous")
+    by, against = row["by"], row["against"]
     known = ["reward", "previous", *ranked.get("rankers", [])]
     problems = [
         f"train.{model}.{key}: {ranker} does not rank {row['start']}: add it to rank.{row['start']}.rankers"

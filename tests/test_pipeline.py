@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cream.files import read_rows, write_rows
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
@@ -76,11 +78,10 @@ def test_the_first_margin_of_every_round_is_zero(finished):
 
 
 def test_a_row_of_train_chooses_who_makes_its_pairs(finished):
-    read = lambda path: [json.loads(line) for line in (finished / path).read_text().splitlines()]
-    rankings = {row["id"]: row["scores"] for row in read("data/rankings/m1.jsonl")}
-    samples = {row["id"]: row["responses"] for row in read("data/samples/m1.jsonl")}
+    rankings = {row["id"]: row["scores"] for row in read_rows(finished / "data/rankings/m1.jsonl")}
+    samples = {row["id"]: row["responses"] for row in read_rows(finished / "data/samples/m1.jsonl")}
     for model, ranker in {"cream-m2": "reward", "oracle-m2": "reward_model"}.items():
-        pairs = read(f"data/pairs/{model}.jsonl")
+        pairs = read_rows(finished / f"data/pairs/{model}.jsonl")
         assert pairs
         for pair in pairs:
             tokens = [response["tokens"] for response in samples[pair["id"]]]
@@ -90,7 +91,7 @@ def test_a_row_of_train_chooses_who_makes_its_pairs(finished):
 
 
 def test_responses_without_a_score_are_counted(finished):
-    scores = [json.loads(line)["scores"] for line in (finished / "data/rankings/m1.jsonl").read_text().splitlines()]
+    scores = [row["scores"] for row in read_rows(finished / "data/rankings/m1.jsonl")]
     summary = json.loads((finished / "results/rank/m1.json").read_text())
     for ranker in ("gold", "judge", "reward_model"):
         assert summary[f"unscored_by_{ranker}"] == sum(row[ranker].count(None) for row in scores)
@@ -126,20 +127,18 @@ def edited(finished, tmp_path):
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".git", ".dvc", "models"))
 
     def edit(path, **columns):
-        rows = [json.loads(line) for line in (folder / path).read_text().splitlines()]
-        lines = [json.dumps({**row, **{key: values[i] for key, values in columns.items()}}) for i, row in enumerate(rows)]
-        (folder / path).unlink()  # a link into DVC's cache
-        (folder / path).write_text("\n".join(lines) + "\n")
+        rows = read_rows(folder / path)
+        write_rows(folder / path, [{**row, **{key: columns[key][i] for key in columns}} for i, row in enumerate(rows)])
         return rows
 
     return folder, edit
 
 
 def page_of(folder, notebook, page):
+    """The cells of the page's tables, and the page."""
     run(folder, sys.executable, "-m", "cream.stage", "--no-input", f"notebooks/{notebook}", f"reports/{page}")
-    return re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", (folder / "reports" / page).read_text(), re.DOTALL), (
-        folder / "reports" / page
-    ).read_text()
+    text = (folder / "reports" / page).read_text()
+    return re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", text, re.DOTALL), text
 
 
 def test_the_benchmark_finds_models_that_differ(edited):
