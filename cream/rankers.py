@@ -1,6 +1,6 @@
 """Who else can rank the responses of a prompt, beside the implicit reward: the answer key, a judge, a reward model.
 
-`rows` are those of data/samples: id, task, question, answer, perhaps choices, and N responses with their text. Each
+`rows` are those of data/samples: id, task, question, perhaps answer and choices, and N responses with their text. Each
 ranker returns `[prompts, N]` scores, fp32 on the CPU, higher is better; identical texts get identical scores.
 """
 
@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from cream.answers import is_correct
-from cream.data import ask
+from cream.data import ask, chat_ids
 from cream.logprobs import response_logprobs
 
 # The additive scale of Self-Rewarding Language Models (Yuan et al. 2024, arXiv 2401.10020), in our words. The score
@@ -34,13 +34,13 @@ SCORES = range(6)
 
 
 def gold(rows):
-    """1.0 for a right answer, 0.0 for any other: the upper bound of what a ranker can know."""
-    return torch.tensor(
-        [
-            [float(is_correct(response["text"], row["answer"], row.get("choices"))) for response in row["responses"]]
-            for row in rows
-        ]
-    )
+    """1.0 for a right answer, 0.0 for any other, NaN where the answer is not known: the most that a ranker can know."""
+
+    def score(row, text):
+        known = row.get("answer") is not None
+        return float(is_correct(text, row["answer"], row.get("choices"))) if known else math.nan
+
+    return torch.tensor([[score(row, response["text"]) for response in row["responses"]] for row in rows])
 
 
 @torch.inference_mode()
@@ -51,7 +51,11 @@ def judge(model, tokenizer, rows):
     something else: it has given no score, and the result is NaN, to be counted and not guessed.
     """
     lead, digits = _score_tokens(tokenizer)
-    prompts = [_judge_prompt(tokenizer, row, response["text"]) + lead for row in rows for response in row["responses"]]
+    prompts = [
+        chat_ids(tokenizer, JUDGE_PROMPT.format(question=ask(row), response=response["text"])) + lead
+        for row in rows
+        for response in row["responses"]
+    ]
     logps = response_logprobs(
         model, [prompt for prompt in prompts for _ in digits], digits * len(prompts), progress="judging"
     )
@@ -68,23 +72,12 @@ def reward_model_scores(model, tokenizer, rows):
     One conversation at a time: no padding, so no pad token to be taken for an end token, and no other row can matter.
     """
     conversations = [
-        tuple(conversation_ids(tokenizer, row, response["text"])) for row in rows for response in row["responses"]
+        tuple(chat_ids(tokenizer, ask(row), response["text"])) for row in rows for response in row["responses"]
     ]
     scores = dict.fromkeys(conversations)  # a text that stands twice is scored once
     for ids in tqdm(scores, desc="scoring under the reward model", unit="response"):
         scores[ids] = model(input_ids=torch.tensor([ids], device=model.device)).logits.item()
     return torch.tensor([scores[ids] for ids in conversations]).view(len(rows), -1)
-
-
-def conversation_ids(tokenizer, row, text):
-    """The token ids of the question and a response, as the reward model is trained on and scores them."""
-    messages = [{"role": "user", "content": ask(row)}, {"role": "assistant", "content": text}]
-    return list(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
-
-
-def _judge_prompt(tokenizer, row, text):
-    message = {"role": "user", "content": JUDGE_PROMPT.format(question=ask(row), response=text)}
-    return list(tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
 def _score_tokens(tokenizer):

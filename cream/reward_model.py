@@ -7,12 +7,12 @@ follows. Where the pad token is also the end token, that is the token before it,
 from pathlib import Path
 
 from datasets import Dataset
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
-from cream.rankers import conversation_ids
-from cream.training import _shared, _train
+from cream.data import ask, chat_ids
+from cream.hub import model_folder
+from cream.training import optimiser_settings, train
 
 
 def train_reward_model(model, tokenizer, pairs, settings, seed):
@@ -23,28 +23,27 @@ def train_reward_model(model, tokenizer, pairs, settings, seed):
     """
     data = Dataset.from_list(
         [
-            {f"{kind}_ids": conversation_ids(tokenizer, pair, pair[kind]) for kind in ("chosen", "rejected")}
+            {f"{kind}_ids": chat_ids(tokenizer, ask(pair), pair[kind]) for kind in ("chosen", "rejected")}
             for pair in pairs
         ]
     )
-    config = RewardConfig(**_shared(settings, seed), bf16=True, max_length=None)  # None: no pair is left out
-    return _train(RewardTrainer(model, args=config, train_dataset=data, processing_class=tokenizer))
+    config = RewardConfig(**optimiser_settings(settings, seed), bf16=True, max_length=None)  # None: no pair is left out
+    return train(RewardTrainer(model, args=config, train_dataset=data, processing_class=tokenizer))
 
 
 def fetch_reward_model(base, revision=None, root="."):
     """A reward model in its own precision and its tokenizer. `base` is a folder (seen from `root`), or a Hub id with a
     pinned `revision`."""
     named = f"the reward model {base!r} (reward_model.base in params.yaml)"
-    folder = Path(root) / Path(base).expanduser()
-    if not folder.is_dir() and revision is None:
+    if not (Path(root) / Path(base).expanduser()).is_dir() and revision is None:
         raise FileNotFoundError(f"{named} is no folder: give one, or a Hub id with its commit as reward_model.revision")
-    where, settings = (folder, {}) if folder.is_dir() else (base, {"revision": revision})
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **settings)
+        folder = model_folder(base, revision, root)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            where, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True, **settings
+            folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
             f"{named} could not be loaded: {reason} Give a folder that holds a sequence classifier's safetensors "

@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from string import Template
 
+from cream.check import check_machine
 from cream.files import whole, write_json
-from cream.parameters import check_machine, load_parameters
+from cream.parameters import load_parameters
 
 PAGE = Path(__file__).with_name("page.html")
 

@@ -24,8 +24,8 @@ def fine_tune(model, rows, settings, seed, lora=None):
     if lora:
         model = get_peft_model(model, LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"]))
     # Autocast keeps the weights in fp32 and is about twice as fast on CPUs with bf16 instructions.
-    config = TrainingArguments(**_shared(settings, seed), bf16=True)
-    return _train(SFTTrainer(model, config, train_dataset=rows, data_collator=_columns))
+    config = TrainingArguments(**optimiser_settings(settings, seed), bf16=True)
+    return train(SFTTrainer(model, config, train_dataset=rows, data_collator=_columns))
 
 
 def train_preferences(model, tokenizer, pairs, settings, seed):
@@ -36,13 +36,13 @@ def train_preferences(model, tokenizer, pairs, settings, seed):
     """
     # fp32 on both sides of the margin: the references were scored in fp32 by the rank stage.
     config = DPOConfig(
-        **_shared(settings, seed),
+        **optimiser_settings(settings, seed),
         bf16=False,
         beta=settings["beta"],
         precompute_ref_log_probs=True,
     )
     data = Dataset.from_list(pairs)
-    return _train(
+    return train(
         CreamTrainer(model, args=config, train_dataset=data, processing_class=tokenizer, data_collator=_columns)
     )
 
@@ -99,7 +99,7 @@ def _share(trainer, count, device):
     return trainer.accelerator.gather(torch.tensor(float(count), device=device)).mean()
 
 
-def _shared(settings, seed):
+def optimiser_settings(settings, seed):
     """The paper's optimiser: AdamW, weight decay 0.01, 10% warm-up, cosine decay, gradients clipped at 1."""
     micro = max(size for size in range(1, MICRO_BATCH + 1) if settings["batch_size"] % size == 0)
     return dict(
@@ -128,7 +128,7 @@ def _columns(rows):
     return {column: [row[column] for row in rows] for column in rows[0]}
 
 
-def _train(trainer):
+def train(trainer):
     """The trained model and one row a step: step, loss, learning rate, and for preferences the mean margin."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressBar)

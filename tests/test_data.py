@@ -1,11 +1,25 @@
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cream.answers import is_correct
-from cream.data import ask, check_context, drop_repeats, prompt_ids, read_source, response_ids, take
+from cream.data import (
+    MAX_CHARACTERS,
+    ask,
+    chat_ids,
+    check_context,
+    equal_shares,
+    prompt_ids,
+    read_source,
+    response_ids,
+    sift,
+    take,
+)
 
 ROW = {"id": "q1", "task": "sums", "question": "What is 1 + 1?", "answer": "2"}
 EMBEDDED = read_source("embedded")
@@ -53,8 +67,8 @@ def test_a_field_that_is_not_text_is_named_by_file_and_line(folder, split, field
 
 
 def test_all_missing_fields_of_a_row_are_named(folder):
-    write(folder / "seed.jsonl", [{"id": "q1", "task": "sums", "question": "What is 1 + 1?"}])
-    with pytest.raises(ValueError, match=r"seed\.jsonl, line 1: answer and response must be text"):
+    write(folder / "seed.jsonl", [{"id": "q1", "task": "sums"}])
+    with pytest.raises(ValueError, match=r"seed\.jsonl, line 1: question and response must be text"):
         read_source(folder)
 
 
@@ -75,17 +89,54 @@ def test_an_id_that_stands_twice_is_named(folder):
         read_source(folder)
 
 
-def test_repeats_are_dropped_across_splits_and_counted():
-    one, two, three = ({**ROW, "id": f"q{i}", "question": f"What is {i} + 1?"} for i in (1, 2, 3))
-    seen = set()
-    assert drop_repeats([one, two, {**one, "id": "q9"}], seen) == ([one, two], 1)
-    assert drop_repeats([two, three], seen) == ([three], 1)
-    assert drop_repeats([{**one, "choices": ["2", "3"]}], seen)[1] == 0  # with options it is another question
+def rows_of(*questions, **more):
+    return [{**ROW, "id": f"q{i}", "question": question, **more} for i, question in enumerate(questions)]
+
+
+def test_what_cannot_be_trained_on_is_counted_by_reason():
+    rows = rows_of("One?", "Two?", "one? ", "Three?", "Four?" + "?" * MAX_CHARACTERS)
+    kept, dropped = sift(rows, rows_of("THREE?"))
+    assert [row["question"] for row in kept] == ["One?", "Two?"]
+    assert dropped == {"too long": 1, "in the test set": 1, "repeats": 1}
+    assert sift(rows_of("Five?", "Two?"), [], seen=kept)[1] == {"too long": 0, "in the test set": 0, "repeats": 1}
+
+
+def test_a_long_response_is_too_long_too():
+    assert sift(rows_of("One?", response="x" * MAX_CHARACTERS), [])[1]["too long"] == 1
+    assert sift(rows_of("One?", response="x" * (MAX_CHARACTERS - 4)), [])[1]["too long"] == 0
+
+
+def test_with_other_options_it_is_another_question_but_not_if_it_stands_in_the_test_set():
+    one, other = rows_of("Which?", choices=["2", "3"]) + rows_of("Which?", choices=["2", "4"])
+    assert sift([one, other], [])[0] == [one, other]
+    assert sift([one], [other])[1]["in the test set"] == 1
+
+
+def test_shares_are_equal_as_far_as_the_tasks_go():
+    rows = [{"task": task, "n": n} for task, size in {"a": 2, "b": 9, "c": 30}.items() for n in range(size)]
+    for count, shares in {6: (2, 2, 2), 14: (2, 6, 6), 21: (2, 9, 10), 41: (2, 9, 30), 50: (2, 9, 30)}.items():
+        kept = Counter(row["task"] for row in equal_shares(rows, count))
+        assert tuple(kept[task] for task in "abc") == shares
+    assert equal_shares(rows, 0) == [] and equal_shares([], 3) == []
+
+
+@given(st.lists(st.sampled_from("aab"), min_size=1), st.integers(1, 60))
+def test_shares_keep_the_order_of_a_task_and_mix_the_tasks_evenly(tasks, count):
+    rows = [{"task": task, "n": n} for n, task in enumerate(tasks)]
+    kept = equal_shares(rows, count)
+    assert len(kept) == min(count, len(rows))
+    for task in set(tasks):
+        mine = [row["n"] for row in kept if row["task"] == task]
+        assert mine == [row["n"] for row in rows if row["task"] == task][: len(mine)]
+        for cut in range(len(kept) + 1):  # every stretch from the start has its share, to within one row
+            share = sum(row["task"] == task for row in kept[:cut])
+            assert abs(share - cut * len(mine) / len(kept)) <= 1
 
 
 def test_take_gives_the_first_rows_and_the_rest():
     assert take([1, 2, 3], 2, "prompts") == ([1, 2], [3])
     assert take([1, 2, 3], 3, "prompts") == ([1, 2, 3], [])
+    assert take([1, 2, 3], None, "prompts") == ([1, 2, 3], [])
     with pytest.raises(ValueError, match="4 prompts are asked for and 3 are left: .*params.yaml"):
         take([1, 2, 3], 4, "prompts")
 
@@ -97,10 +148,39 @@ def test_the_question_comes_with_its_options_and_the_instruction():
     assert ask(row) == f"Which is hard?\nA. water\nB. rock\n{instruction}"
 
 
+@pytest.mark.parametrize("chat", [{"answer": None}, {}])
+def test_chat_has_no_answer_and_is_not_asked_for_one(folder, chat):
+    row = {"id": "q1", "task": "chat", "question": "How are you?", **chat}
+    write(folder / "prompts.jsonl", [row])
+    write(folder / "seed.jsonl", [{**row, "response": "Well."}])
+    source = read_source(folder)
+    assert source["prompts"] == [row] and ask(source["seed"][0]) == "How are you?"
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"choices": "ab"}, "choices must be a list of at least two texts"),
+        ({"choices": ["a"]}, "choices must be a list of at least two texts"),
+        ({"choices": ["a", 2]}, "choices must be a list of at least two texts"),
+        ({"choices": ["a", "b"], "answer": "C"}, "answer must be the letter of an option, A to B"),
+        ({"choices": ["a", "b"], "answer": "a rock"}, "answer must be the letter of an option, A to B"),
+        ({"answer": 7}, "answer must be text"),
+    ],
+)
+def test_options_and_answers_that_do_not_fit_are_named(folder, wrong, says):
+    write(folder / "prompts.jsonl", [ROW, {**ROW, "id": "q2", **wrong}])
+    with pytest.raises(ValueError, match=rf"prompts\.jsonl, line 2: {says}"):
+        read_source(folder)
+
 def test_prompts_are_the_chat_template_up_to_the_assistant(tokenizer):
     ids = prompt_ids(tokenizer, ROW)
     assert tokenizer.decode(ids) == f"<|user|>{ask(ROW)}<|end|><|assistant|>"
     assert all(type(token) is int for token in ids)
+
+
+def test_a_conversation_with_its_reply_ends_with_it(tokenizer):
+    assert tokenizer.decode(chat_ids(tokenizer, "Hi", "Hello")) == "<|user|>Hi<|end|><|assistant|>Hello<|end|>"
 
 
 def test_a_worked_response_ends_with_the_end_token(tokenizer):

@@ -60,7 +60,7 @@ def copy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(copy):
-    run(copy, sys.executable, "-m", "cream.parameters")
+    run(copy, sys.executable, "-m", "cream.check")
     run(copy, "dvc", "repro")
     return copy
 

@@ -38,6 +38,13 @@ def test_gold_knows_right_wrong_unparsed_and_lettered_answers():
     assert scores.dtype == torch.float32
 
 
+def test_gold_has_no_score_where_no_answer_is_known():
+    assert gold([row("Answer: 5", "Hello.", answer=None), row("Answer: 5", "5")]).isnan().tolist() == [
+        [True, True],
+        [False, False],
+    ]
+
+
 def joining_tokenizer():
     """A tokenizer of characters that joins a space to the digit behind it."""
     words = ["<|end|>", *string.printable, *(f" {digit}" for digit in string.digits)]

@@ -1,0 +1,147 @@
+"""The paper's data sets, from the Hub or from local copies, as rows of cream/data.py.
+
+Each is read as its authors publish it: ARC, OpenBookQA, SIQA and GSM8K are the questions, OpenAssistant the seed.
+"""
+
+import re
+from pathlib import Path
+
+from datasets import disable_progress_bars, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from cream import hub
+
+disable_progress_bars()
+
+# The commits whose files and columns are read here.
+REVISIONS = {
+    "allenai/ai2_arc": "210d026faf9955653af8916fad021475a3f00453",
+    "allenai/openbookqa": "388097ea7776314e93a529163e0fea805b8a6454",
+    "lighteval/siqa": "54c6a1f8cb6daf4f5abf24a601852612fb35eb25",
+    "openai/gsm8k": "740312add88f781978c0658806c59bc2815b9866",
+    "OpenAssistant/oasst1": "fdf72ae0827c1cda404aff25b6603abec9e3399b",
+}
+# For each task: its repository, the folder of its parquet files there, and the split that the paper tests on.
+TASKS = {
+    "arc-easy": ("allenai/ai2_arc", "ARC-Easy", "test"),
+    "arc-challenge": ("allenai/ai2_arc", "ARC-Challenge", "test"),
+    "openbookqa": ("allenai/openbookqa", "main", "test"),
+    "siqa": ("lighteval/siqa", "data", "validation"),
+    "gsm8k": ("openai/gsm8k", "main", "test"),
+}
+CHAT = ("OpenAssistant/oasst1", "data", None)
+
+
+def read_benchmarks(folder=None):
+    """{"seed", "prompts", "test"} -> rows. The seed is OpenAssistant's, the test sets are whole, and the prompts are
+    all train questions and OpenAssistant's. A train question has a worked `response`.
+
+    `folder` holds local copies: of each repository as the Hub lays it out (<folder>/allenai/ai2_arc/ARC-Easy/...), or a
+    file for each task and split (arc-easy-train.parquet, .jsonl or .jsonl.gz; oasst1-train for the seed) with the
+    Hub's columns or with stem, choices and answer (a letter or a number). Without it, the Hub at pinned commits.
+    """
+    chat = _conversations(_read(folder, "oasst1", *CHAT[:2], "train"))
+    train, test = [], []
+    for task, (repo, subfolder, test_split) in TASKS.items():
+        train += _questions(_read(folder, task, repo, subfolder, "train"), task, "train")
+        test += _questions(_read(folder, task, repo, subfolder, test_split), task, test_split)
+    for row in test:
+        del row["response"]  # nothing after this needs it, so nothing can train on it
+    return {"seed": chat, "prompts": train + chat, "test": test}
+
+
+def _read(folder, task, repo, subfolder, split):
+    """The records of one split, as a list of dicts with the columns of the file."""
+    pattern = f"{subfolder}/{split}-*.parquet"
+    if folder is None:
+        files = sorted(hub.fetch(repo, REVISIONS[repo], [pattern], kind="dataset").glob(pattern))
+    else:
+        files = sorted(Path(folder, repo).glob(pattern)) or sorted(Path(folder).glob(f"*{task}-{split}.*"))
+    if not files:
+        raise ValueError(
+            f"{folder or repo} holds no {task}-{split}: data.source in params.yaml must be 'benchmarks', or a folder "
+            f"with a copy of {repo} or a file {task}-{split}.parquet or .jsonl"
+        )
+    kind = "parquet" if files[0].suffix == ".parquet" else "json"
+    try:
+        return load_dataset(kind, data_files=list(map(str, files)), split="train").to_list()
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"{files[0]} cannot be read ({reason}): copy it again") from None
+
+
+def _questions(records, task, split):
+    rows = []
+    for number, record in enumerate(records):
+        try:
+            row = COLUMNS[task](record) if "stem" not in record else _normalised(record)
+        except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"row {number} of {task}-{split} has not the columns or the values of {TASKS[task][0]} ({error!r})"
+            ) from None
+        rows.append({"id": f"{task}-{split}-{number:05d}", "task": task, **row})
+    return rows
+
+
+def _conversations(records):
+    """First turns in English with the reply that its readers ranked best."""
+    if records and "prompt" in records[0]:
+        return [_chat(record["id"], record["prompt"], record["response"]) for record in records]
+    english = [record for record in records if record["lang"] == "en" and not record.get("deleted")]
+    replies = {}
+    for record in english:
+        if record["role"] == "assistant":
+            replies.setdefault(record["parent_id"], []).append(record)
+    return [
+        _chat(record["message_id"], record["text"], min(replies[record["message_id"]], key=_rank)["text"])
+        for record in english
+        if record["role"] == "prompter" and record["parent_id"] is None and record["message_id"] in replies
+    ]
+
+
+def _rank(reply):
+    """0 is the best; a reply that was not ranked comes last."""
+    return float("inf") if reply["rank"] is None else reply["rank"]
+
+
+def _chat(id, question, response):
+    return {"id": f"oasst1-{id}", "task": "oasst1", "question": question, "answer": None, "response": response}
+
+
+def _multiple_choice(question, choices, index):
+    letter = "ABCDEFGH"[index]
+    response = f"The best option is {letter}, {choices[index].rstrip('.')}.\nAnswer: {letter}"
+    return {"question": question, "choices": list(choices), "answer": letter, "response": response}
+
+
+def _number(question, solution, answer):
+    """GSM8K's solutions mark their sums, <<48/2=24>>24, and end in #### and the answer."""
+    steps = re.sub(r"<<.*?>>", "", solution.partition("####")[0]).strip()
+    answer = answer.strip().replace(",", "")
+    return {"question": question, "answer": answer, "response": f"{steps}\nAnswer: {answer}"}
+
+
+def _lettered(record, stem):
+    """Options labelled A, B, ... or 1, 2, ...; the answer is kept as a letter by position."""
+    choices = record["choices"]
+    return _multiple_choice(record[stem], choices["text"], choices["label"].index(record["answerKey"].strip()))
+
+
+def _siqa(record):
+    choices = [record[f"answer{letter}"] for letter in "ABC"]
+    return _multiple_choice(f"{record['context']} {record['question']}", choices, "123".index(record["label"].strip()))
+
+
+def _normalised(record):
+    if record["choices"] is None:
+        return _number(record["stem"], record.get("solution") or "", record["answer"])
+    return _multiple_choice(record["stem"], record["choices"], "ABCDEFGH".index(record["answer"]))
+
+
+COLUMNS = {
+    "arc-easy": lambda record: _lettered(record, "question"),
+    "arc-challenge": lambda record: _lettered(record, "question"),
+    "openbookqa": lambda record: _lettered(record, "question_stem"),
+    "siqa": _siqa,
+    "gsm8k": lambda record: _number(record["question"], record["answer"], record["answer"].rpartition("####")[2]),
+}

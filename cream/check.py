@@ -1,0 +1,127 @@
+"""What a run needs before any long work: right parameters, its models and data, room on the disk, and memory.
+
+python -m cream.check
+"""
+
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from cream import hub
+from cream.parameters import load_parameters, models_of
+
+EMBEDDED_PARAMETERS = 134_515_008
+WEIGHT = 4  # bytes of a parameter: weights are kept in fp32
+TRAINING = 16  # the weight, its gradient and AdamW's two moments
+
+
+def check_machine(params, root):
+    """A ValueError or ConnectionError, in one sentence, if the run in the folder `root` cannot be finished here.
+
+    Until M0 is there, the Hub is asked for a base model of its, and the device's memory is looked at.
+    """
+    root, model, source = Path(root), params["model"], params["data"]["source"]
+    _check_model("model", model, "embedded", root / "models" / "m0", root)
+    if params["reward_model"]:
+        _check_model("reward_model", params["reward_model"], "trained", root / "models" / "reward", root)
+    if source not in ("embedded", "benchmarks") and not (root / Path(source).expanduser()).is_dir():
+        raise ValueError(
+            f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded' or 'benchmarks'"
+        )
+    if (root / "models" / "m0").exists():
+        parameters = count_parameters(root / "models" / "m0")
+    else:
+        parameters = _parameters_of(model, root)
+        _check_memory(parameters, model["lora"])
+    _check_disk(params, parameters, root)
+
+
+def count_parameters(folder):
+    """The number of weights in the safetensors files of a folder; only their headers are read."""
+    count = 0
+    for file in Path(folder).glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="np") as tensors:
+                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{file} is no whole safetensors file ({error}): copy it again") from None
+    return count
+
+
+def _check_model(key, model, ours, made, root):
+    """A local folder must hold a model; a Hub id must be pinned to a commit and be there, unless it is `made` already."""
+    base = model["base"]
+    if base == ours:
+        return
+    folder = root / Path(base).expanduser()
+    if base.startswith((".", "/", "~")) or folder.is_dir():
+        if not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
+            raise ValueError(
+                f"params.yaml: {key}.base: there is no model in {folder}: give a folder with config.json and "
+                f"*.safetensors, a Hub id, or '{ours}'"
+            )
+    elif model["revision"] is None:
+        raise ValueError(f"params.yaml: {key}.revision: pin the commit of {base} on the Hub, 40 hex digits")
+    elif not made.exists():
+        hub.fetch(base, model["revision"], ["*.json"])
+
+
+def _parameters_of(model, root):
+    """The size of the base model; of one on the Hub, without downloading its weights."""
+    if model["base"] == "embedded":
+        return EMBEDDED_PARAMETERS
+    folder = root / Path(model["base"]).expanduser()
+    if not folder.is_dir():
+        folder = hub.fetch(model["base"], model["revision"], ["*.json"])
+    if any(folder.glob("*.safetensors")):
+        return count_parameters(folder)
+    return hub.count_parameters(model["base"], model["revision"])
+
+
+def _check_memory(parameters, lora):
+    need, (have, device) = parameters * (WEIGHT if lora else TRAINING), _memory()
+    if have < need:
+        advice = "take a smaller model" if lora else "set model.lora (as in profiles/llama3-8b-lora.yaml)"
+        what = "weights" if lora else "weights, gradients and optimizer moments"
+        raise ValueError(
+            f"params.yaml: model: the {what} of {parameters / 1e9:.1f}B parameters in fp32 need {need / 1e9:.0f} GB, "
+            f"and {device} has {have / 1e9:.0f} GB: {advice}, or use a machine with more"
+        )
+
+
+def _memory():
+    """The bytes of the device that trains, and its name."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name(0)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine, which has no GPU,"
+
+
+def _check_disk(params, parameters, root):
+    """Room for the models still to be made. An adapter is reckoned at a fiftieth of its base model, which is ample."""
+    models = [*models_of(params), *(["reward"] if params["reward_model"] else [])]
+    missing = [model for model in models if not (root / "models" / model).exists()]
+    share = {model: 0.02 if params["model"]["lora"] and model not in ("m0", "reward") else 1 for model in missing}
+    need, free = WEIGHT * parameters * sum(share.values()), shutil.disk_usage(root).free
+    if free < need:
+        raise ValueError(
+            f"the disk is too full: the {len(missing)} models still to be made need {need / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free at {root.resolve()}; free some space and run again"
+        )
+
+
+def main():
+    """Checks ./params.yaml and this machine; the Makefile runs it before the pipeline."""
+    try:
+        check_machine(load_parameters("params.yaml"), ".")
+    except (ValueError, ConnectionError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The Hugging Face Hub: a repository at a pinned commit, its files checked, and what is wrong in one sentence."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from huggingface_hub import get_safetensors_metadata, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    NotASafetensorsRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    SafetensorsParsingError,
+)
+from huggingface_hub.utils import logging
+
+
+logging.set_verbosity_error()  # its retries without a network would hide the one sentence
+
+# Weights as safetensors, the configuration and the tokenizer: no pickle is ever downloaded.
+MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+
+
+def model_folder(base, revision, root="."):
+    """The folder of a model: `base` itself if it is one (seen from `root`), else that of a Hub id at `revision`."""
+    folder = Path(root) / Path(base).expanduser()
+    if folder.is_dir():
+        return folder
+    if base.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"there is no folder {folder}")
+    return fetch(base, revision, MODEL_FILES)
+
+
+def fetch(repo, revision, files, kind="model"):
+    """The local folder of `repo` ("owner/name") at the commit `revision`, with the files that match the patterns.
+
+    What is in the local cache is not downloaded again, and HF_HUB_OFFLINE=1 takes all from there. Raises
+    ConnectionError with one sentence that says what to do.
+    """
+    page = f"huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
+    try:
+        folder = Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=files))
+    except GatedRepoError:
+        raise ConnectionError(
+            f"{repo} is gated: accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
+        ) from None
+    except RevisionNotFoundError:
+        raise ConnectionError(f"{repo} has no commit {revision}: take one from {page}/commits/main") from None
+    except RepositoryNotFoundError:
+        raise ConnectionError(
+            f"there is no {page} that this account may read: mend the name, or log in with `hf auth login`"
+        ) from None
+    except HFValidationError:
+        raise ConnectionError(f"{repo} is neither a folder nor the id of a Hub repository: mend it") from None
+    except OSError as error:  # no network, HF_HUB_OFFLINE, no such file in the cache
+        raise ConnectionError(
+            f"{repo} is not in the local cache at the commit {revision} and could not be downloaded "
+            f"({str(error).strip().splitlines()[0]}): connect this machine to huggingface.co, copy a cache "
+            "here (HF_HOME), or name a local folder in params.yaml"
+        ) from None
+    for file in folder.rglob("*"):
+        _check_hash(file)
+    return folder
+
+
+def count_parameters(repo, revision):
+    """The number of weights of a model on the Hub, from the headers of its safetensors files."""
+    try:
+        return sum(get_safetensors_metadata(repo, revision=revision).parameter_count.values())
+    except (NotASafetensorsRepoError, SafetensorsParsingError):
+        raise ConnectionError(
+            f"{repo} holds no safetensors weights at {revision}: take a repository that does"
+        ) from None
+    except OSError as error:
+        raise ConnectionError(f"the weights of {repo} could not be asked for ({str(error).splitlines()[0]})") from None
+
+
+def _check_hash(file):
+    """The cache names a large file's blob by the sha256 that the Hub gave for it."""
+    expected = file.resolve().name
+    if file.is_file() and re.fullmatch("[0-9a-f]{64}", expected):
+        with open(file, "rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != expected:
+                raise ValueError(f"{file} is not the file that was published (its sha256 differs): delete it")

@@ -1,0 +1,85 @@
+"""A Hugging Face Hub on this machine: what huggingface_hub asks of the real one, over HTTP, for repositories in memory."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+@contextlib.contextmanager
+def local_hub(repositories, gated=()):
+    """The environment variable's value for HF_ENDPOINT. `repositories` are {"models/owner/name" or
+    "datasets/owner/name": (commit, {path: bytes})}; those in `gated` refuse whoever has no token."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = unquote(urlsplit(self.path).path).strip("/")
+            api = path.startswith("api/")
+            parts = path.removeprefix("api/").split("/")
+            parts = parts if parts[0] in ("models", "datasets") else ["models", *parts]
+            name, what, revision, file = "/".join(parts[:3]), parts[3], parts[4], "/".join(parts[5:])
+            if name not in repositories:
+                return self.refuse(404, "RepoNotFound")
+            if name in gated and "authorization" not in self.headers:
+                return self.refuse(401, "GatedRepo")
+            commit, files = repositories[name]
+            if revision != commit:
+                return self.refuse(404, "RevisionNotFound")
+            if api and what == "tree":
+                return self.answer(json.dumps([entry(path, data) for path, data in files.items()]).encode())
+            if api:
+                found = {"id": "/".join(parts[1:3]), "sha": commit, "siblings": [{"rfilename": path} for path in files]}
+                return self.answer(json.dumps(found).encode())
+            if file not in files:
+                return self.refuse(404, "EntryNotFound")
+            digest = hashlib.sha256(repositories[name][1][file]).hexdigest()
+            self.answer(files[file], {"X-Repo-Commit": commit, "ETag": f'"{digest}"'})
+
+        do_HEAD = do_GET
+
+        def answer(self, data, headers={}):
+            self.send_response(200)
+            for key, value in {"Content-Length": str(len(data)), "Content-Type": "application/json", **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+
+        def refuse(self, status, code):
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def entry(path, data):
+    digest = hashlib.sha256(data).hexdigest()
+    return {
+        "type": "file",
+        "path": path,
+        "size": len(data),
+        "oid": digest[:40],
+        "lfs": {"oid": digest, "size": len(data), "pointerSize": 100},
+    }
+
+
+def run_with_hub(endpoint, home, command, **environment):
+    """What a Python process does that takes this for the Hub (None: HF_HUB_OFFLINE); `home` holds its cache."""
+    place = {"HF_HUB_OFFLINE": "1"} if endpoint is None else {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint}
+    settings = {"HF_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1]), **place, **environment}
+    return subprocess.run([sys.executable, "-c", command], env={**os.environ, **settings}, capture_output=True, text=True)

@@ -1,0 +1,227 @@
+"""The paper's data sets, in the columns and folders of the Hub, with invented rows."""
+
+import io
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from local_hub import local_hub, run_with_hub
+
+from cream.answers import is_correct
+from cream.benchmarks import REVISIONS, TASKS, read_benchmarks
+from cream.data import ask, read_source
+
+
+def arc(id, question, texts, labels, key):
+    return {"id": id, "question": question, "choices": {"text": texts, "label": labels}, "answerKey": key}
+
+
+def openbook(id, stem, texts, key):
+    return {"id": id, "question_stem": stem, "choices": {"text": texts, "label": list("ABCD")}, "answerKey": key}
+
+
+def siqa(context, question, a, b, c, label):
+    return {"context": context, "question": question, "answerA": a, "answerB": b, "answerC": c, "label": label}
+
+
+def message(id, parent, role, text, lang="en", rank=None, deleted=False):
+    return {
+        "message_id": id,
+        "parent_id": parent,
+        "text": text,
+        "role": role,
+        "lang": lang,
+        "rank": rank,
+        "deleted": deleted,
+        "message_tree_id": "tree",
+        "tree_state": "ready_for_export",
+    }
+
+
+FILES = {
+    "allenai/ai2_arc/ARC-Easy/train-00000-of-00001.parquet": [
+        arc("Q1", "Which one flies?", ["a stone", "a bird", "a fish"], list("ABC"), "B"),
+        arc("Q2", "Which is the largest?", ["mouse", "cat", "cow", "whale", "ant"], list("12345"), "4"),
+    ],
+    "allenai/ai2_arc/ARC-Easy/test-00000-of-00001.parquet": [
+        arc("Q3", "Which one melts?", ["ice", "air"], list("AB"), "A")
+    ],
+    "allenai/ai2_arc/ARC-Challenge/train-00000-of-00001.parquet": [
+        arc("Q4", "Which is a gas?", ["iron", "wood", "salt", "glue", "steam."], list("ABCDE"), "E")
+    ],
+    "allenai/ai2_arc/ARC-Challenge/test-00000-of-00001.parquet": [
+        arc("Q5", "Which conducts?", ["wood", "copper"], list("12"), "2")
+    ],
+    "allenai/openbookqa/main/train-00000-of-00001.parquet": [
+        openbook("7-1", "The moon is", ["a lamp", "a rock", "a cloud", "a fire"], "B ")
+    ],
+    "allenai/openbookqa/main/test-00000-of-00001.parquet": [
+        openbook("8-1", "Rain comes from", ["clouds", "stones", "roots", "sand"], "A")
+    ],
+    "lighteval/siqa/data/train-00000-of-00001-da17dfc1120ed1ee.parquet": [
+        siqa("Kim baked a cake.", "Why?", "to eat it", "to sell a car", "to sleep", "1")
+    ],
+    "lighteval/siqa/data/validation-00000-of-00001-90bb85eab85fcfa8.parquet": [
+        siqa("Lee fell.", "How is Lee?", "glad", "hurt", "rich", "2"),
+        siqa("Lee fell.", "How is Lee?", "glad", "hurt", "rich", "2"),
+    ],
+    "openai/gsm8k/main/train-00000-of-00001.parquet": [
+        {"question": "Ann has 2 bags of 540 nuts. How many nuts?", "answer": "She has 2*540=<<2*540=1080>>1080.\n#### 1,080"}
+    ],
+    "openai/gsm8k/main/test-00000-of-00001.parquet": [{"question": "Half of 9 less 6?", "answer": "It is <<9/2-6=-1.5>>-1.5.\n#### -1.5"}],
+    "OpenAssistant/oasst1/data/train-00000-of-00001-b42a775f407cee45.parquet": [
+        message("p1", None, "prompter", "What is tea?"),
+        message("a1", "p1", "assistant", "A plant.", rank=1),
+        message("a2", "p1", "assistant", "A drink made of leaves.", rank=0),
+        message("a3", "p1", "assistant", "Nothing.", rank=2),
+        message("p2", "a2", "prompter", "And coffee?"),
+        message("a4", "p2", "assistant", "Another drink.", rank=0),
+        message("p3", None, "prompter", "¿Qué es el té?", lang="es"),
+        message("a5", "p3", "assistant", "Una bebida.", lang="es", rank=0),
+        message("p4", None, "prompter", "Name a colour."),
+        message("a6", "p4", "assistant", "Green, but deleted.", rank=0, deleted=True),
+        message("a7", "p4", "assistant", "Blue."),
+        message("p5", None, "prompter", "Nobody answered this."),
+    ],
+}  # fmt: skip
+
+
+def parquet(rows):
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Copies of the repositories, laid out as on the Hub."""
+    for path, rows in FILES.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(parquet(rows))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+def by_task(rows):
+    return {task: [row for row in rows if row["task"] == task] for task in (*TASKS, "oasst1")}
+
+
+def test_questions_options_and_answers_come_from_the_columns_of_the_hub(folder):
+    rows = read_benchmarks(folder)
+    prompts, test = by_task(rows["prompts"]), by_task(rows["test"])
+    assert [(row["answer"], row["choices"][1]) for row in prompts["arc-easy"]] == [("B", "a bird"), ("D", "cat")]
+    assert prompts["arc-challenge"][0]["answer"] == "E"
+    assert prompts["openbookqa"][0] | {"response": None} == {
+        "id": "openbookqa-train-00000", "task": "openbookqa", "question": "The moon is",
+        "choices": ["a lamp", "a rock", "a cloud", "a fire"], "answer": "B", "response": None,
+    }  # fmt: skip
+    assert prompts["siqa"][0]["question"] == "Kim baked a cake. Why?"
+    assert [row["answer"] for row in test["siqa"]] == ["B", "B"]  # the test set stays as it was published
+    assert prompts["gsm8k"][0]["answer"] == "1080" and test["gsm8k"][0]["answer"] == "-1.5"
+    assert {task: len(found) for task, found in test.items()} == {
+        "arc-easy": 1, "arc-challenge": 1, "openbookqa": 1, "siqa": 2, "gsm8k": 1, "oasst1": 0
+    }  # fmt: skip
+
+
+def test_train_questions_are_worked_and_end_in_their_answer(folder):
+    for row in read_benchmarks(folder)["prompts"]:
+        if row["answer"] is not None:
+            assert is_correct(row["response"], row["answer"], row.get("choices"))
+    gsm8k = by_task(read_benchmarks(folder)["prompts"])["gsm8k"][0]
+    assert gsm8k["response"] == "She has 2*540=1080.\nAnswer: 1080"
+
+
+def test_no_test_question_brings_its_solution(folder):
+    assert not [row for row in read_benchmarks(folder)["test"] if "response" in row]
+
+
+def test_chat_is_the_first_turn_in_english_with_its_best_reply(folder):
+    seed = read_benchmarks(folder)["seed"]
+    assert [(row["id"], row["question"], row["response"]) for row in seed] == [
+        ("oasst1-p1", "What is tea?", "A drink made of leaves."),
+        ("oasst1-p4", "Name a colour.", "Blue."),
+    ]
+    assert ask(seed[0]) == "What is tea?"  # no answer is known, so none is asked for
+
+
+def test_ids_are_unique(folder):
+    rows = read_benchmarks(folder)
+    ids = [row["id"] for row in rows["prompts"] + rows["test"]]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "jsonl.gz"])
+def test_a_file_a_split_does_as_well(folder, tmp_path, ending):
+    import pandas as pd
+
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path, rows in FILES.items():
+        owner, name, subfolder, file = path.split("/")
+        task = next((task for task, (repo, sub, _) in TASKS.items() if (repo, sub) == (f"{owner}/{name}", subfolder)), "oasst1")
+        target = flat / f"{task}-{file.partition('-')[0]}.{ending}"
+        if ending == "parquet":
+            target.write_bytes(parquet(rows))
+        else:
+            pd.DataFrame(rows).to_json(target, orient="records", lines=True)
+    assert read_source(str(flat)) == read_benchmarks(folder)
+
+
+def test_rows_that_are_in_our_own_form_are_taken_as_they_are(tmp_path):
+    choice = {"stem": "Which one flies?", "question": "Which one flies?\nA. a stone\nB. a bird", "choices": ["a stone", "a bird"], "answer": "B"}  # fmt: skip
+    number = {"stem": "What is 1 + 1?", "question": "What is 1 + 1?", "choices": None, "answer": "2", "solution": "It is 1+1=<<1+1=2>>2.\n#### 2"}  # fmt: skip
+    for task, (_, _, split) in TASKS.items():
+        for name in ("train", split):
+            row = number if task == "gsm8k" else choice
+            (tmp_path / f"{task}-{name}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "sft-oasst1-train.jsonl").write_text(json.dumps({"id": "1", "prompt": "Hi", "response": "Hello."}) + "\n")
+    rows = by_task(read_source(str(tmp_path))["prompts"])
+    assert rows["arc-easy"][0]["question"] == "Which one flies?" and rows["arc-easy"][0]["answer"] == "B"
+    assert rows["gsm8k"][0]["response"] == "It is 1+1=2.\nAnswer: 2"
+    assert rows["oasst1"][0]["response"] == "Hello."
+
+
+def test_a_missing_split_is_named(folder):
+    next(folder.glob("openai/gsm8k/main/test-*")).unlink()
+    with pytest.raises(ValueError, match=r"holds no gsm8k-test: data\.source"):
+        read_benchmarks(folder)
+
+
+def test_a_broken_file_is_named(folder):
+    next(folder.glob("openai/gsm8k/main/test-*")).write_bytes(b"PAR1 not parquet")
+    with pytest.raises(ValueError, match=r"gsm8k/main/test-00000-of-00001\.parquet cannot be read .*copy it again"):
+        read_benchmarks(folder)
+
+
+@pytest.mark.parametrize("change", [{"answerKey": "F"}, {"choices": None}, {"answerKey": None}])
+def test_a_row_that_makes_no_sense_is_named(folder, change):
+    path = next(folder.glob("allenai/ai2_arc/ARC-Easy/test-*"))
+    path.write_bytes(parquet([{**arc("Q3", "Which one melts?", ["ice", "air"], list("AB"), "A"), **change}]))
+    with pytest.raises(ValueError, match="row 0 of arc-easy-test has not the columns or the values of allenai/ai2_arc"):
+        read_benchmarks(folder)
+
+
+READ = "import json, cream.data; print(json.dumps(cream.data.read_source('benchmarks')))"
+
+
+@pytest.fixture
+def repositories():
+    found = {f"datasets/{repo}": (revision, {}) for repo, revision in REVISIONS.items()}
+    for path, rows in FILES.items():
+        owner, name, file = path.split("/", 2)
+        found[f"datasets/{owner}/{name}"][1][file] = parquet(rows)
+    return found
+
+
+def test_the_hub_gives_the_same_rows_and_later_the_cache_does(repositories, folder, tmp_path):
+    with local_hub(repositories) as endpoint:
+        done = run_with_hub(endpoint, tmp_path / "home", READ)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == read_benchmarks(folder)
+    done = run_with_hub(None, tmp_path / "home", READ)
+    assert json.loads(done.stdout) == read_benchmarks(folder)

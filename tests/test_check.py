@@ -1,0 +1,145 @@
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from test_parameters import GOOD, changed
+
+from cream import check
+from cream.check import EMBEDDED_PARAMETERS, check_machine, count_parameters
+
+ROOT = Path(__file__).parents[1]
+Usage = namedtuple("Usage", "total used free")
+
+
+def write_model(folder, parameters):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    save_file({"w": torch.zeros(parameters, dtype=torch.bfloat16)}, folder / "model.safetensors")
+
+
+def test_a_machine_with_everything_passes(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10e9, 0, 10e9))
+    check_machine(GOOD, tmp_path)
+
+
+def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10e9, 8e9, 2e9))
+    with pytest.raises(ValueError, match=r"the 4 models still to be made need 2\.2 GB and 2\.0 GB are free"):
+        check_machine(GOOD, tmp_path)
+    write_model(tmp_path / "models" / "m0", EMBEDDED_PARAMETERS)  # 3 models of 540 MB are left to be made
+    check_machine(GOOD, tmp_path)
+    trained = {"base": "trained", "questions": 8, "epochs": 1, "learning_rate": 1.0e-5, "batch_size": 8}
+    with pytest.raises(ValueError, match=r"the 4 models still to be made need 2\.2 GB"):
+        check_machine(changed({"reward_model": trained}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "lora, need",
+    [
+        (None, 4 * 250 * 4),  # 4 models of 250 parameters, kept in fp32 whatever the base is in
+        ({"r": 4, "alpha": 8, "dropout": 0}, 1060),  # M0, and 3 adapters at a fiftieth of it
+    ],
+)
+def test_room_is_reckoned_from_the_weights_of_a_local_base(tmp_path, monkeypatch, lora, need):
+    write_model(tmp_path / "base", 250)
+    params = changed({"model.base": "./base", "model.lora": lora})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(need, 0, need))
+    check_machine(params, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(need, 1, need - 1))
+    with pytest.raises(ValueError, match="the disk is too full"):
+        check_machine(params, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "lora, need, advice",
+    [(None, 16 * 250, "set model.lora"), ({"r": 4, "alpha": 8, "dropout": 0}, 4 * 250, "take a smaller model")],
+)
+def test_too_little_memory_is_told_before_the_run(tmp_path, monkeypatch, lora, need, advice):
+    write_model(tmp_path / "base", 250)
+    params = changed({"model.base": "./base", "model.lora": lora})
+    monkeypatch.setattr(check, "_memory", lambda: (need, "a GPU"))
+    check_machine(params, tmp_path)
+    monkeypatch.setattr(check, "_memory", lambda: (need - 1, "a GPU"))
+    with pytest.raises(ValueError, match=f"params.yaml: model: .* and a GPU has .*: {advice}"):
+        check_machine(params, tmp_path)
+
+
+def test_memory_is_that_of_the_machine_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    size, device = check._memory()
+    assert size == psutil.virtual_memory().total and "no GPU" in device
+
+
+def test_weights_are_counted_over_all_files(tmp_path):
+    write_model(tmp_path, 250)
+    save_file({"w": torch.zeros(3, 5), "scale": torch.tensor(1.0)}, tmp_path / "model-2.safetensors")
+    assert count_parameters(tmp_path) == 250 + 15 + 1
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path):
+    write_model(tmp_path / "base", 250)
+    (tmp_path / "base" / "model.safetensors").write_bytes(bytes(1000))
+    with pytest.raises(ValueError, match=r"base/model\.safetensors is no whole safetensors file"):
+        check_machine(changed({"model.base": "base"}), tmp_path)
+
+
+@pytest.mark.parametrize("base", ["./nowhere", "/nowhere/at/all"])
+def test_a_missing_base_folder_is_named(tmp_path, base):
+    with pytest.raises(ValueError, match=r"params\.yaml: model\.base: there is no model in .*nowhere"):
+        check_machine(changed({"model.base": base}), tmp_path)
+
+
+def test_a_base_folder_without_weights_is_refused(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="model.base: .*safetensors"):
+        check_machine(changed({"model.base": "base"}), tmp_path)
+
+
+def test_a_reward_model_must_be_there_or_pinned(tmp_path):
+    with pytest.raises(ValueError, match=r"reward_model\.base: there is no model in .*scorer"):
+        check_machine(changed({"reward_model": {"base": "./scorer", "revision": None}}), tmp_path)
+    with pytest.raises(ValueError, match=r"reward_model\.revision: pin the commit of someone/scorer"):
+        check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": None}}), tmp_path)
+    with pytest.raises(ConnectionError, match="someone/scorer is not in the local cache"):
+        check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": "0" * 40}}), tmp_path)
+    write_model(tmp_path / "models" / "reward", 250)  # it was fetched before
+    check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": "0" * 40}}), tmp_path)
+
+
+def test_a_hub_id_must_be_pinned(tmp_path):
+    with pytest.raises(ValueError, match=r"params\.yaml: model\.revision: .*someone/model"):
+        check_machine(changed({"model.base": "someone/model"}), tmp_path)
+    with pytest.raises(ConnectionError, match="someone/model is not in the local cache"):
+        check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40}), tmp_path)
+    write_model(tmp_path / "models" / "m0", 250)  # it was fetched before
+    check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40}), tmp_path)
+
+
+def test_a_missing_data_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"params\.yaml: data\.source: .*my-data"):
+        check_machine(changed({"data.source": "my-data"}), tmp_path)
+
+
+def test_the_command_prints_one_sentence_a_problem(tmp_path):
+    def command_with(params):
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        command = [sys.executable, "-m", "cream.check"]
+        return subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+
+    wrong = command_with(changed({"dpo.beta": -1, "sampling.responses": 1}))
+    assert wrong.returncode == 1
+    lines = wrong.stderr.splitlines()
+    assert sorted(line.split(": ")[1] for line in lines) == ["dpo.beta", "sampling.responses"]
+    missing = command_with(changed({"data.source": "my-data"}))
+    assert (missing.returncode, len(missing.stderr.splitlines())) == (1, 1)
