@@ -1,14 +1,29 @@
 """The answer that a response gives, read by one strict rule: what stands after the last "Answer:" marker.
 
 A response without a marker, or with nothing readable behind it, is unparsed; nothing is guessed from its other text.
+tests/graded.jsonl holds real responses with the answers that a reader takes from them.
 """
 
 import re
+from decimal import Context, Decimal, Inexact
+from fractions import Fraction
 
-MARKER = re.compile(r"\banswer[*_]*\s*(?:is\b\s*:?|:)[*_]*\s*", re.IGNORECASE)
-NUMBER = re.compile(r"-?\s?[$€£]?\s?-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)")
+# "Answer:" and "the answer is", but not what only judges an answer: "the answer is incorrect".
+MARKER = re.compile(
+    r"\banswer(?: to (?:this|the) question)?[*_\"']*\s*(?:is\b(?! (?:in)?correct\b| wrong\b)\s*:?|:)[*_]*\s*",
+    re.IGNORECASE,
+)
+NUMBER = re.compile(r"(-?\s?[$€£]?\s?-?)((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?: ?/ ?(\d+))?")
 # An option's label: a capital or a digit, or a small letter if marked as a label; so the article "a" is none.
-LABEL = re.compile(r"[\s*(\[\"']*(?:([A-Z1-9])(?![\w'])|([a-z])(?=\s*[)\].:*]|\s*$))")
+LABEL = re.compile(
+    r"(?:[\s*$(\[{\"']|\\boxed|\\text|[Oo]ption\b|[Cc]hoice\b)*"
+    r"(?:([A-Z1-9])(?![\w'])|([a-z])(?=\s*[)\].:*}]|\s*$))"
+)
+# A label that a sentence comes to: "I would choose B."
+CHOSEN = re.compile(r"\b(?:choose|pick|select|option|is)\s+[\"'(*]*([A-Z])(?=[)\].,:;*\"']|\s*$)")
+# What may stand before an option that is written out.
+LEAD = re.compile(r"^(?:it(?:'s| is) )?(?:(?:an?|the) )?")
+EXACT = Context(prec=1000, traps=[Inexact])
 
 
 def extract(text, choices=None):
@@ -37,10 +52,18 @@ def _number(text):
     found = NUMBER.search(text.rsplit("=", 1)[-1].replace("\u2212", "-"))
     if not found:
         return None
-    whole, _, fraction = re.sub(r"[^\d.]", "", found.group()).partition(".")
-    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
-    value = f"{whole}.{fraction}" if fraction else whole
-    return f"-{value}" if "-" in found.group() and value != "0" else value
+    sign, digits, divisor = found.groups()
+    value = Fraction(digits.replace(",", "")) / (int(divisor or 1) or 1)
+    return _normal(-value if "-" in sign else value)
+
+
+def _normal(value):
+    """As an exact decimal without superfluous zeros; as n/d where its decimals do not end."""
+    try:
+        decimal = EXACT.divide(Decimal(value.numerator), Decimal(value.denominator))
+    except Inexact:
+        return str(value)
+    return f"{decimal.normalize(EXACT):f}"
 
 
 def _option(text, choices):
@@ -49,13 +72,16 @@ def _option(text, choices):
     if written:
         return written[0]
     label = LABEL.match(text)
-    if label and label.group(1) == "A" and (begun := _begun_option(text, letters, choices)):
-        return begun
-    if not label:
-        return _begun_option(text, letters, choices)
-    name = (label.group(1) or label.group(2)).upper()
-    name = letters[int(name) - 1] if name.isdigit() and int(name) <= len(letters) else name
-    return name if name in letters else None
+    label = label and (label.group(1) or label.group(2))
+    if label in (None, "A", "I"):  # "A rock", "I would choose B"
+        begun = _begun_option(text, letters, choices)
+        if begun:
+            return begun
+    if label in (None, "I"):
+        label = next((chosen.group(1) for chosen in reversed(list(CHOSEN.finditer(text)))), "")
+    if label.isdigit():
+        return letters[int(label) - 1] if int(label) <= len(letters) else None
+    return label.upper() if label.upper() in letters else None
 
 
 def _begun_option(text, letters, choices):
@@ -68,4 +94,4 @@ def _begun_option(text, letters, choices):
 
 def _plain(text):
     """Lower case, without a leading article and punctuation at either end."""
-    return re.sub(r"^(?:an?|the)\s+", "", text.lower().strip(" \t.,;:!?*()[]\"'"))
+    return LEAD.sub("", text.lower().strip(" \t.,;:!?*()[]\"'"))

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cream.answers import extract, is_correct
+from cream.files import read_rows
 
+GRADED = read_rows(Path(__file__).with_name("graded.jsonl"))
 ROCKS = ["water", "rock", "wood", "air"]
 
 
@@ -41,6 +45,15 @@ ROCKS = ["water", "rock", "wood", "air"]
         ("Answer: 7\nAnswer: 8\nI used 2 steps.", "8"),
         ("Answer: the answer is 12", "12"),
         ("Answer: 7\n12", "7"),
+        ("Answer: 1/2", "0.5"),
+        ("Answer: 10 / 4 litres", "2.5"),
+        ("Answer: 1/3", "1/3"),
+        ("Answer: 2 / 6", "1/3"),
+        ("Answer: 20 / 5 = 4", "4"),
+        ("Answer: 4/0", "4"),
+        ('"Answer": 1000', "1000"),
+        ("The answer to this question is 12.", "12"),
+        ("The answer is 8. The other answer is incorrect.", "8"),
         ("Answer: " + "1" * 40, "1" * 40),  # what a small model may run into
     ],
 )
@@ -67,6 +80,15 @@ def test_numbers(text, answer):
         ("Answer: A", "A"),
         ("Answer: A, because it is wet", "A"),
         ("A is wrong. Answer: C", "C"),
+        ("Answer: \\boxed{C}", "C"),
+        ("Final answer: $\\boxed{\\text{(D)}}$", "D"),
+        ("Answer: option B, the rock", "B"),
+        ("Answer: Option (b)", "B"),
+        ("Answer: I would choose D.", "D"),
+        ("Answer: not A, B or D, so it is C.", "C"),
+        ("Answer: It is wood, not rock.", "C"),
+        ("Answer: It's a rock", "B"),
+        ('"Answer": "B"', "B"),
         ("Answer: A. On second thought, the answer is D", "D"),
     ],
 )
@@ -87,6 +109,8 @@ def test_options(text, answer):
         "Answer: 5",
         "Answer: 10",
         "Answer: Because",
+        "Answer: I do not know",
+                "The answer is wrong.",
     ],
 )
 def test_options_that_are_not_there(text):
@@ -138,6 +162,25 @@ def test_an_option_that_is_a_number_counts_before_a_position():
 )
 def test_is_correct(text, answer, choices, right):
     assert is_correct(text, answer, choices) is right
+
+
+def agreement(what):
+    """The share of the graded responses, written by SmolLM2, that the parser reads as the reader does."""
+
+    def read(row):
+        text, choices = row["response"], row.get("choices")
+        return extract(text, choices) if what == "given" else is_correct(text, row["answer"], choices)
+
+    return sum(read(row) == row[what] for row in GRADED) / len(GRADED)
+
+
+def test_responses_of_a_real_model_are_graded_as_a_reader_grades_them():
+    assert len(GRADED) >= 200 and agreement("right") >= 0.99 and agreement("given") >= 0.95
+
+
+def test_no_real_response_gets_credit_that_a_reader_does_not_give():
+    for row in GRADED:
+        assert row["right"] or not is_correct(row["response"], row["answer"], row.get("choices")), row["id"]
 
 
 @given(st.integers())
