@@ -53,13 +53,16 @@ def finished(copy):  # noqa: F811
     params["sft"]["batch_size"] = params["dpo"]["batch_size"] = 4
     params["sampling"] |= {"responses": 3, "max_new_tokens": 8}
     params["evaluation"]["max_new_tokens"] = 8
+    for rows in (params["rank"], params["train"]):  # SRLM's rows are of the same stages
+        for model in [name for name in rows if name.startswith("srlm")]:
+            del rows[model]
     (copy / "params.yaml").write_text(yaml.safe_dump(params))
     run(copy, "make", "--no-print-directory", "--assume-old=.venv/ready", "repro")
     return copy
 
 
 def test_every_stage_passes(finished):
-    for model in ("m0", "m1", "srlm-m2", "cream-m2", "srlm-m3", "cream-m3"):
+    for model in ("m0", "m1", "cream-m2", "cream-m3"):
         found = json.loads((finished / f"results/evaluate/{model}.json").read_text())
         assert {task: values["questions"] for task, values in found["tasks"].items()} == dict.fromkeys(
             ("arc-challenge", "arc-easy", "gsm8k", "openbookqa", "siqa"), 2

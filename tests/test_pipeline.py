@@ -205,6 +205,8 @@ def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):
 
 @pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name != "12_seeds.ipynb"])  # see test_seeds.py
 def test_notebook_runs_as_in_jupyter(finished, notebook):
+    if notebook == "13_lm_eval.ipynb":
+        pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e .[eval]")
     run(
         finished,
         sys.executable,
