@@ -7,14 +7,14 @@ from transformers import GenerationConfig, LogitsProcessor
 
 @torch.inference_mode()
 def sample(
-    model, tokenizer, prompts, *, responses=1, temperature=0.0, top_p=1.0, max_new_tokens=256, seed=0, batch_size=64
+    model, tokenizer, prompts, *, responses=1, temperature=0.0, top_p=1.0, max_new_tokens=256, seed=0, batch_size=None
 ):
     """N responses to each prompt; temperature 0 is greedy.
 
     `prompts` is a list of lists of token ids. Returns one list a prompt of N rows {tokens, text, finish_reason}.
     `tokens` holds exactly what was sampled: it ends with the end token only if that was sampled (finish_reason
     "stop"), and has `max_new_tokens` tokens without one otherwise ("length"). `text` leaves special tokens out.
-    `batch_size` is the number of responses written at once.
+    `batch_size` is the number of responses written at once (None: 64, or on a GPU what its free memory holds).
     """
     torch.manual_seed(seed)
     ends = _end_tokens(model)
@@ -26,7 +26,8 @@ def sample(
     )
     # Prompts of like length share a batch, so there is little padding; answers go back to the order given.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    size = max(1, batch_size // responses)
+    length = max(map(len, prompts), default=0) + max_new_tokens
+    size = max(1, (batch_size or _batch_size(model, length)) // responses)
     rows = [[] for _ in prompts]
     with tqdm(total=len(prompts) * responses, desc="sampling", unit="response") as bar:
         for start in range(0, len(order), size):
@@ -61,6 +62,19 @@ class DrawFromNucleus(LogitsProcessor):
         before = best.cumsum(dim=-1) - best
         drawn = tokens.gather(-1, torch.multinomial(best * (before < self.top_p), 1))
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
+
+
+def _batch_size(model, tokens):
+    """How many sequences of so many tokens to write at once: on a GPU, as many as leave half of its free memory when
+    their keys and values are kept, up to 512. On a CPU more than 64 are not faster."""
+    if model.device.type == "cpu":
+        return 64
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    sequence = tokens * 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(1, min(512, free // 2 // sequence))
 
 
 def _end_tokens(model):

@@ -1,11 +1,12 @@
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy import stats
-from transformers import TopPLogitsWarper
+from transformers import GPT2Config, LlamaConfig, TopPLogitsWarper
 
-from cream.sampling import DrawFromNucleus, sample
+from cream.sampling import DrawFromNucleus, _batch_size, sample
 
 END = 0
 PROMPTS = [[9, 8, 7, 6, 5, 4, 3], [20], [30, 31, 32], [40, 41], [9, 8]]  # of mixed lengths, not in their order
@@ -122,3 +123,22 @@ def test_a_draw_from_a_large_vocabulary_is_from_the_nucleus_of_transformers(spre
     observed, expected = torch.bincount(classes[drawn], minlength=9), torch.bincount(classes, nucleus, minlength=9)
     common = expected * 20_000 >= 5
     assert stats.chisquare(observed[common], 20_000 * expected[common], sum_check=False).pvalue > 1e-4
+
+
+LLAMA_3 = LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8)
+
+
+@pytest.mark.parametrize(
+    "config, device, size",
+    [
+        (LLAMA_3, "cpu", 64),
+        # Keys and values, 32 layers, 8 heads of 128, 2 bytes: 131,072 bytes a token; 30 GB over 1000 such.
+        (LLAMA_3, "cuda", 228),
+        (GPT2Config(n_embd=768, n_layer=12, n_head=12), "cuda", 512),
+        (LlamaConfig(hidden_size=65536, num_hidden_layers=512, num_attention_heads=512), "cuda", 1),
+    ],
+)
+def test_a_gpu_writes_as_many_at_once_as_half_its_free_memory_holds(monkeypatch, config, device, size):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60_000_000_000, 80_000_000_000))
+    model = SimpleNamespace(config=config, device=torch.device(device), dtype=torch.bfloat16)
+    assert _batch_size(model, 1000) == size
