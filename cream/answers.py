@@ -49,7 +49,8 @@ def is_correct(text, answer, choices=None):
 
 
 def _number(text):
-    found = NUMBER.search(text.rsplit("=", 1)[-1].replace("\u2212", "-"))
+    sentence = re.split(r"(?<=\w)[.!?]\s+(?=[A-Z])", text, maxsplit=1)[0]
+    found = NUMBER.search(sentence.rsplit("=", 1)[-1].replace("\u2212", "-"))
     if not found:
         return None
     sign, digits, divisor = found.groups()

@@ -34,6 +34,7 @@ ROCKS = ["water", "rock", "wood", "air"]
         ("Answer: **42**", "42"),
         ("**Answer:** 42.", "42"),
         ("Answer: 42. That is all.", "42"),
+        ("Answer: 62,000 boxes. In all 4,800 x 62 = 30,400 boxes.", "62000"),
         ("Answer: \\boxed{42}", "42"),
         ("Answer:42", "42"),
         ("Answer:\n\n42\n", "42"),
@@ -164,18 +165,22 @@ def test_is_correct(text, answer, choices, right):
     assert is_correct(text, answer, choices) is right
 
 
-def agreement(what):
-    """The share of the graded responses, written by SmolLM2, that the parser reads as the reader does."""
+def agreement(rows, what):
+    """The share of the responses that the parser reads as the reader does."""
 
     def read(row):
         text, choices = row["response"], row.get("choices")
         return extract(text, choices) if what == "given" else is_correct(text, row["answer"], choices)
 
-    return sum(read(row) == row[what] for row in GRADED) / len(GRADED)
+    return sum(read(row) == row[what] for row in rows) / len(rows)
 
 
-def test_responses_of_a_real_model_are_graded_as_a_reader_grades_them():
-    assert len(GRADED) >= 200 and agreement("right") >= 0.99 and agreement("given") >= 0.95
+@pytest.mark.parametrize("held_out", [False, True])
+def test_responses_of_a_real_model_are_graded_as_a_reader_grades_them(held_out):
+    """The parser was amended on the first set; the second was written and graded after that, and used to measure."""
+    rows = [row for row in GRADED if row["id"].startswith("held-") == held_out]
+    assert len(rows) == (160 if held_out else 387)
+    assert agreement(rows, "right") >= 0.99 and agreement(rows, "given") >= 0.95
 
 
 def test_no_real_response_gets_credit_that_a_reader_does_not_give():

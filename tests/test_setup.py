@@ -1,6 +1,9 @@
 """The set-up files agree with each other."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -25,3 +28,9 @@ def test_conda_takes_the_same_pins():
 def test_ci_and_readme_use_the_same_test_command():
     assert "\nmake test" in (ROOT / ".ci" / "run").read_text()
     assert "make test" in (ROOT / "README.md").read_text()
+
+
+def test_the_estimates_in_the_readme_are_those_of_the_script():
+    command = [sys.executable, "profiles/estimate.py"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout and done.stdout in (ROOT / "README.md").read_text()

@@ -1,0 +1,77 @@
+"""Disk, memory and time of a profile, reckoned and not measured: python profiles/estimate.py
+
+Time is operations over the rate of one H100, or tokens over the rate at which it writes; both rates are its data sheet's
+times a share that is a guess. Lengths were measured with SmolLM2's tokenizer on the benchmarks' train questions and
+OpenAssistant's pairs; how long a Llama's responses are is a guess too.
+"""
+
+from pathlib import Path
+
+from cream.check import TRAINING, WEIGHT
+from cream.parameters import load_parameters, models_of
+
+PARAMETERS = {
+    "embedded": 134_515_008,
+    "meta-llama/Llama-2-7b-chat-hf": 6_738_415_616,
+    "meta-llama/Meta-Llama-3-8B-Instruct": 8_030_261_248,
+}
+# Tokens. Measured: a prompt with the chat template, a seed pair. Guessed: a response, by base model.
+PROMPT, SEED_PAIR = 100, 300
+RESPONSE = {"embedded": 60, "meta-llama/Llama-2-7b-chat-hf": 200, "meta-llama/Meta-Llama-3-8B-Instruct": 200}
+SEED_PAIRS, TEST_QUESTIONS = 3400, 7321  # where a profile takes all
+# One H100 SXM: the data sheet's dense peak times a guessed share.
+FP32 = 67e12 * 0.6
+BF16 = 989e12 * 0.4
+BANDWIDTH = 3.35e12 * 0.6
+STEP = 0.030  # seconds that `generate` takes for a step of any model, guessed
+BATCH = {"embedded": 512, "meta-llama/Llama-2-7b-chat-hf": 64, "meta-llama/Meta-Llama-3-8B-Instruct": 256}
+
+
+def estimate(params):
+    """{stage: hours on one H100}, and the memory and the disk in bytes."""
+    base, data, adapter = params["model"]["base"], params["data"], params["model"]["lora"]
+    size, response, responses = PARAMETERS[base], RESPONSE[base], params["sampling"]["responses"]
+    prompts = data["prompts_per_round"] * len(params["rank"])
+    writing = BATCH[base] / max(STEP, 2 * size / BANDWIDTH)  # tokens a second, weights in bf16
+    forward, backward = 2 * size, (2 if adapter else 4) * size  # operations a token; frozen weights need no gradient
+    training = 2 * forward + backward  # the forward pass twice, for gradient checkpointing
+    # M0 scores all; the previous model is M0 in round 1, and else a third.
+    scorings = sum(2 if row["previous"] == "m0" else 3 for row in params["rank"].values())
+
+    warmup = params["model"]["warmup"] or {"examples": 0, "epochs": 0}
+    examples = warmup["examples"] * warmup["epochs"]
+    examples += (data["seed_examples"] or SEED_PAIRS) * params["sft"]["epochs"]
+    pairs = data["prompts_per_round"] * len(params["train"]) * params["dpo"]["epochs"]
+    models = models_of(params)
+    seconds = {
+        "SFT": examples * SEED_PAIR * training / BF16,
+        "sampling": prompts * responses * response / writing,
+        "ranking": scorings * data["prompts_per_round"] * (PROMPT + responses * response) * forward / FP32,
+        "training": pairs * (PROMPT + 2 * response) * training / FP32,
+        "evaluation": len(models) * (data["test_questions"] or TEST_QUESTIONS) * response / writing,
+    }
+    memory = size * (WEIGHT if adapter else TRAINING)
+    disk = WEIGHT * size * (1 + 0.02 * (len(models) - 1) if adapter else len(models))
+    return {stage: value / 3600 for stage, value in seconds.items()}, memory, disk
+
+
+def table():
+    """The estimates of all profiles for a GPU, as Markdown."""
+    stages = ["SFT", "sampling", "ranking", "training", "evaluation"]
+    lines = [
+        "| profile | memory | disk | " + " | ".join(stages) + " | in all |",
+        "|---|---|---|" + "---|" * (len(stages) + 1),
+    ]
+    for name in ("smollm2-gpu", "llama3-8b-lora", "llama3-8b", "llama2-7b"):
+        hours, memory, disk = estimate(load_parameters(Path(__file__).with_name(f"{name}.yaml")))
+        times = [_time(value) for value in [*(hours[stage] for stage in stages), sum(hours.values())]]
+        lines.append(f"| `{name}` | {memory / 1e9:.0f} GB | {disk / 1e9:.0f} GB | " + " | ".join(times) + " |")
+    return "\n".join(lines)
+
+
+def _time(hours):
+    return f"{hours:.0f} h" if hours >= 2 else f"{max(1, hours * 60):.0f} min"
+
+
+if __name__ == "__main__":
+    print(table())
