@@ -43,7 +43,10 @@ def extract(text, choices=None):
 
 
 def is_correct(text, answer, choices=None):
-    """Whether the answer in `text` is `answer` (a letter with `choices`, else a number); unparsed is wrong."""
+    """Whether the answer in `text` is `answer` (a letter with `choices`, else a number); unparsed is wrong. None if
+    `answer` is: then it is not known."""
+    if answer is None:
+        return None
     found = extract(text, choices)
     return found is not None and found == (answer.strip().upper() if choices is not None else _number(answer))
 

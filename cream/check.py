@@ -53,7 +53,7 @@ def count_parameters(folder):
 
 
 def _check_model(key, model, ours, made, root):
-    """A local folder must hold a model; a Hub id must be pinned to a commit and be there, unless it is `made` already."""
+    """A local folder must hold a model; a Hub id must be pinned, and be there unless it is `made` already."""
     base = model["base"]
     if base == ours:
         return

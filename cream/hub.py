@@ -59,8 +59,9 @@ def fetch(repo, revision, files, kind="model"):
             f"({str(error).strip().splitlines()[0]}): connect this machine to huggingface.co, copy a cache "
             "here (HF_HOME), or name a local folder in params.yaml"
         ) from None
-    for file in folder.rglob("*"):
-        _check_hash(file)
+    for pattern in files:
+        for file in folder.rglob(pattern):
+            _check_hash(file)
     return folder
 
 

@@ -35,12 +35,13 @@ SCORES = range(6)
 
 def gold(rows):
     """1.0 for a right answer, 0.0 for any other, NaN where the answer is not known: the most that a ranker can know."""
-
-    def score(row, text):
-        known = row.get("answer") is not None
-        return float(is_correct(text, row["answer"], row.get("choices"))) if known else math.nan
-
-    return torch.tensor([[score(row, response["text"]) for response in row["responses"]] for row in rows])
+    score = {True: 1.0, False: 0.0, None: math.nan}
+    return torch.tensor(
+        [
+            [score[is_correct(response["text"], row.get("answer"), row.get("choices"))] for response in row["responses"]]
+            for row in rows
+        ]
+    )
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on this machine: what huggingface_hub asks of the real one, over HTTP, for repositories in memory."""
+"""A Hugging Face Hub on this machine: what huggingface_hub asks of the real one, over HTTP."""
 
 import contextlib
 import hashlib
@@ -82,4 +82,5 @@ def run_with_hub(endpoint, home, command, **environment):
     """What a Python process does that takes this for the Hub (None: HF_HUB_OFFLINE); `home` holds its cache."""
     place = {"HF_HUB_OFFLINE": "1"} if endpoint is None else {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint}
     settings = {"HF_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1]), **place, **environment}
-    return subprocess.run([sys.executable, "-c", command], env={**os.environ, **settings}, capture_output=True, text=True)
+    command = [sys.executable, "-c", command]
+    return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True)

@@ -147,6 +147,10 @@ def test_an_option_that_is_a_number_counts_before_a_position():
     assert extract("Answer: 2", ["4", "3", "2", "1"]) == "C"
 
 
+def test_where_no_answer_is_known_none_is_right_or_wrong():
+    assert is_correct("Answer: 5", None) is None and is_correct("Answer: A", None, ROCKS) is None
+
+
 @pytest.mark.parametrize(
     "text, answer, choices, right",
     [

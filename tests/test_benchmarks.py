@@ -163,7 +163,8 @@ def test_a_file_a_split_does_as_well(folder, tmp_path, ending):
     flat.mkdir()
     for path, rows in FILES.items():
         owner, name, subfolder, file = path.split("/")
-        task = next((task for task, (repo, sub, _) in TASKS.items() if (repo, sub) == (f"{owner}/{name}", subfolder)), "oasst1")
+        place = f"{owner}/{name}", subfolder
+        task = next((task for task, (*where, _) in TASKS.items() if tuple(where) == place), "oasst1")
         target = flat / f"{task}-{file.partition('-')[0]}.{ending}"
         if ending == "parquet":
             target.write_bytes(parquet(rows))
@@ -179,7 +180,8 @@ def test_rows_that_are_in_our_own_form_are_taken_as_they_are(tmp_path):
         for name in ("train", split):
             row = number if task == "gsm8k" else choice
             (tmp_path / f"{task}-{name}.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "sft-oasst1-train.jsonl").write_text(json.dumps({"id": "1", "prompt": "Hi", "response": "Hello."}) + "\n")
+    chat = {"id": "1", "prompt": "Hi", "response": "Hello."}
+    (tmp_path / "sft-oasst1-train.jsonl").write_text(json.dumps(chat) + "\n")
     rows = by_task(read_source(str(tmp_path))["prompts"])
     assert rows["arc-easy"][0]["question"] == "Which one flies?" and rows["arc-easy"][0]["answer"] == "B"
     assert rows["gsm8k"][0]["response"] == "It is 1+1=2.\nAnswer: 2"
