@@ -36,12 +36,11 @@ SCORES = range(6)
 def gold(rows):
     """1.0 for a right answer, 0.0 for any other, NaN where the answer is not known: the most that a ranker can know."""
     score = {True: 1.0, False: 0.0, None: math.nan}
-    return torch.tensor(
-        [
-            [score[is_correct(response["text"], row.get("answer"), row.get("choices"))] for response in row["responses"]]
-            for row in rows
-        ]
-    )
+
+    def right(row, response):
+        return is_correct(response["text"], row.get("answer"), row.get("choices"))
+
+    return torch.tensor([[score[right(row, response)] for response in row["responses"]] for row in rows])
 
 
 @torch.inference_mode()
