@@ -134,9 +134,10 @@ def edited(finished, tmp_path):
     return folder, edit
 
 
-def page_of(folder, notebook, page):
+def page_of(folder, notebook, page, *parameters):
     """The cells of the page's tables, and the page."""
-    run(folder, sys.executable, "-m", "cream.stage", "--no-input", f"notebooks/{notebook}", f"reports/{page}")
+    command = [sys.executable, "-m", "cream.stage", "--no-input", f"notebooks/{notebook}", f"reports/{page}"]
+    run(folder, *command, *parameters)
     text = (folder / "reports" / page).read_text()
     return re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", text, re.DOTALL), text
 
@@ -152,6 +153,16 @@ def test_the_benchmark_finds_models_that_differ(edited):
     assert cells[against_m1 : against_m1 + 8] == ["srlm-m2", "SRLM", "m1", "1.000", "6", "0", "0.031", "0.219"]
     drawn = b"".join(base64.b64decode(image) for image in re.findall(r"svg\+xml;base64,([\w+/=\n]+)", text))
     assert b"<!-- +100* -->" in drawn and b"<!-- -100* -->" in drawn and b"<!-- +0* -->" not in drawn
+
+
+def test_the_benchmark_shows_as_many_transcripts_as_asked_for(edited):
+    folder, edit = edited
+    edit("data/answers/srlm-m2.jsonl", correct=[True] * 6)
+    edit("data/answers/m0.jsonl", correct=[False] * 6)
+    questions = [row["question"] for row in read_rows(folder / "data/splits/test.jsonl")]
+    for asked in (0, 2):
+        _, text = page_of(folder, "09_benchmark.ipynb", "benchmark.html", f"transcripts={asked}")
+        assert sum(question in text for question in questions) == asked
 
 
 def test_the_consistency_report_knows_right_from_wrong(edited):
