@@ -4,6 +4,7 @@ Each is read as its authors publish it: ARC, OpenBookQA, SIQA and GSM8K are the 
 """
 
 import re
+import tempfile
 from pathlib import Path
 
 from datasets import disable_progress_bars, load_dataset
@@ -29,6 +30,7 @@ TASKS = {
     "siqa": ("lighteval/siqa", "data", "validation"),
     "gsm8k": ("openai/gsm8k", "main", "test"),
 }
+LETTERS = list("ABCDEFGH")
 CHAT = ("OpenAssistant/oasst1", "data", None)
 
 
@@ -38,7 +40,8 @@ def read_benchmarks(folder=None):
 
     `folder` holds local copies: of each repository as the Hub lays it out (<folder>/allenai/ai2_arc/ARC-Easy/...), or a
     file for each task and split (arc-easy-train.parquet, .jsonl or .jsonl.gz; oasst1-train for the seed) with the
-    Hub's columns or with stem, choices and answer (a letter or a number). Without it, the Hub at pinned commits.
+    Hub's columns, or with stem, choices and answer (a letter or a number) and, for the seed, prompt and response.
+    Without it, the Hub at pinned commits.
     """
     chat = _conversations(_read(folder, "oasst1", *CHAT[:2], "train"))
     train, test = [], []
@@ -56,18 +59,27 @@ def _read(folder, task, repo, subfolder, split):
     if folder is None:
         files = sorted(hub.fetch(repo, REVISIONS[repo], [pattern], kind="dataset").glob(pattern))
     else:
-        files = sorted(Path(folder, repo).glob(pattern)) or sorted(Path(folder).glob(f"*{task}-{split}.*"))
+        files = sorted(Path(folder, repo).glob(pattern)) or _flat_file(Path(folder), f"{task}-{split}")
     if not files:
         raise ValueError(
-            f"{folder or repo} holds no {task}-{split}: data.source in params.yaml must be 'benchmarks', or a folder "
-            f"with a copy of {repo} or a file {task}-{split}.parquet or .jsonl"
+            f"{folder or repo} holds neither {task}-{split}.parquet or .jsonl nor a copy of {repo}, nor rows of your "
+            "own (seed.jsonl, prompts.jsonl, test.jsonl): see data.source in params.yaml"
         )
     kind = "parquet" if files[0].suffix == ".parquet" else "json"
-    try:
-        return load_dataset(kind, data_files=list(map(str, files)), split="train").to_list()
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"{files[0]} cannot be read ({reason}): copy it again") from None
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            return load_dataset(kind, data_files=list(map(str, files)), split="train", cache_dir=cache).to_list()
+        except (DatasetGenerationError, OSError, ValueError) as error:
+            reason = hub.first_line(error.__cause__ or error)
+            raise ValueError(f"{files[0]} cannot be read ({reason}): copy it again") from None
+
+
+def _flat_file(folder, name):
+    names = [f"{before}{name}{ending}" for before in ("", "sft-") for ending in (".parquet", ".jsonl", ".jsonl.gz")]
+    found = [folder / name for name in names if (folder / name).exists()]
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds {found[0].name} and {found[1].name}: leave one of them")
+    return found
 
 
 def _questions(records, task, split):
@@ -85,8 +97,11 @@ def _questions(records, task, split):
 
 def _conversations(records):
     """First turns in English with the reply that its readers ranked best."""
-    if records and "prompt" in records[0]:
+    columns = set(records[0]) if records else set()
+    if {"id", "prompt", "response"} <= columns:
         return [_chat(record["id"], record["prompt"], record["response"]) for record in records]
+    if not {"message_id", "parent_id", "role", "lang", "rank", "text"} <= columns:
+        raise ValueError(f"oasst1-train has not the columns of {CHAT[0]}, but {', '.join(sorted(columns)) or 'none'}")
     english = [record for record in records if record["lang"] == "en" and not record.get("deleted")]
     replies = {}
     for record in english:
@@ -109,13 +124,15 @@ def _chat(id, question, response):
 
 
 def _multiple_choice(question, choices, index):
-    letter = "ABCDEFGH"[index]
+    letter = LETTERS[index]
     response = f"The best option is {letter}, {choices[index].rstrip('.')}.\nAnswer: {letter}"
     return {"question": question, "choices": list(choices), "answer": letter, "response": response}
 
 
 def _number(question, solution, answer):
     """GSM8K's solutions mark their sums, <<48/2=24>>24, and end in #### and the answer."""
+    if not answer.strip():
+        raise ValueError("no answer")
     steps = re.sub(r"<<.*?>>", "", solution.partition("####")[0]).strip()
     answer = answer.strip().replace(",", "")
     return {"question": question, "answer": answer, "response": f"{steps}\nAnswer: {answer}"}
@@ -129,13 +146,14 @@ def _lettered(record, stem):
 
 def _siqa(record):
     choices = [record[f"answer{letter}"] for letter in "ABC"]
-    return _multiple_choice(f"{record['context']} {record['question']}", choices, "123".index(record["label"].strip()))
+    question, label = f"{record['context']} {record['question']}", record["label"].strip()
+    return _multiple_choice(question, choices, ["1", "2", "3"].index(label))
 
 
 def _normalised(record):
     if record["choices"] is None:
         return _number(record["stem"], record.get("solution") or "", record["answer"])
-    return _multiple_choice(record["stem"], record["choices"], "ABCDEFGH".index(record["answer"]))
+    return _multiple_choice(record["stem"], record["choices"], LETTERS.index(record["answer"]))
 
 
 COLUMNS = {
@@ -143,5 +161,5 @@ COLUMNS = {
     "arc-challenge": lambda record: _lettered(record, "question"),
     "openbookqa": lambda record: _lettered(record, "question_stem"),
     "siqa": _siqa,
-    "gsm8k": lambda record: _number(record["question"], record["answer"], record["answer"].rpartition("####")[2]),
+    "gsm8k": lambda record: _number(record["question"], record["answer"], record["answer"].partition("####")[2]),
 }

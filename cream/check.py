@@ -3,6 +3,7 @@
 python -m cream.check
 """
 
+import json
 import math
 import os
 import shutil
@@ -22,21 +23,19 @@ TRAINING = 16  # the weight, its gradient and AdamW's two moments
 def check_machine(params, root):
     """A ValueError or ConnectionError, in one sentence, if the run in the folder `root` cannot be finished here.
 
-    Until M0 is there, the Hub is asked for a base model of its, and the device's memory is looked at.
+    The Hub is asked for a base or reward model of its only until that is fetched.
     """
     root, model, source = Path(root), params["model"], params["data"]["source"]
-    _check_model("model", model, "embedded", root / "models" / "m0", root)
+    _check_model("model", model, "embedded", "base", root)
     if params["reward_model"]:
-        _check_model("reward_model", params["reward_model"], "trained", root / "models" / "reward", root)
+        _check_model("reward_model", params["reward_model"], "trained", "reward_model", root)
     if source not in ("embedded", "benchmarks") and not (root / Path(source).expanduser()).is_dir():
         raise ValueError(
             f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded' or 'benchmarks'"
         )
-    if (root / "models" / "m0").exists():
-        parameters = count_parameters(root / "models" / "m0")
-    else:
-        parameters = _parameters_of(model, root)
-        _check_memory(parameters, model["lora"])
+    fetched = _is_fetched(model, "base", root)
+    parameters = count_parameters(root / "models" / "m0") if fetched else _parameters_of(model, root)
+    _check_memory(params, parameters)
     _check_disk(params, parameters, root)
 
 
@@ -47,13 +46,13 @@ def count_parameters(folder):
         try:
             with safe_open(file, framework="np") as tensors:
                 count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is no whole safetensors file ({error}): copy it again") from None
     return count
 
 
-def _check_model(key, model, ours, made, root):
-    """A local folder must hold a model; a Hub id must be pinned, and be there unless it is `made` already."""
+def _check_model(key, model, ours, stage, root):
+    """A local folder must hold a model; a Hub id must be pinned, and be there if its stage has not fetched it yet."""
     base = model["base"]
     if base == ours:
         return
@@ -66,8 +65,18 @@ def _check_model(key, model, ours, made, root):
             )
     elif model["revision"] is None:
         raise ValueError(f"params.yaml: {key}.revision: pin the commit of {base} on the Hub, 40 hex digits")
-    elif not made.exists():
+    elif not _is_fetched(model, stage, root):
         hub.fetch(base, model["revision"], ["*.json"])
+
+
+def _is_fetched(model, stage, root):
+    """Whether the stage's result says that it fetched just this model, and the model is still there."""
+    folder = root / "models" / {"base": "m0", "reward_model": "reward"}[stage]
+    result = root / "results" / f"{stage}.json"
+    if not (folder / "config.json").exists() or not result.exists():
+        return False
+    made = json.loads(result.read_text(encoding="utf-8"))
+    return (made.get("base"), made.get("revision")) == (model["base"], model["revision"])
 
 
 def _parameters_of(model, root):
@@ -82,11 +91,14 @@ def _parameters_of(model, root):
     return hub.count_parameters(model["base"], model["revision"])
 
 
-def _check_memory(parameters, lora):
-    need, (have, device) = parameters * (WEIGHT if lora else TRAINING), _memory()
+def _check_memory(params, parameters):
+    """Full fine-tuning, a warm-up and a reward model that is trained here need more than an adapter does."""
+    lora, reward_model = params["model"]["lora"], params["reward_model"] or {"base": None}
+    adapter = lora and not params["model"]["warmup"] and reward_model["base"] != "trained"
+    need, (have, device) = parameters * (WEIGHT if adapter else TRAINING), _memory()
     if have < need:
         advice = "take a smaller model" if lora else "set model.lora (as in profiles/llama3-8b-lora.yaml)"
-        what = "weights" if lora else "weights, gradients and optimizer moments"
+        what = "weights" if adapter else "weights, gradients and optimizer moments"
         raise ValueError(
             f"params.yaml: model: the {what} of {parameters / 1e9:.1f}B parameters in fp32 need {need / 1e9:.0f} GB, "
             f"and {device} has {have / 1e9:.0f} GB: {advice}, or use a machine with more"
@@ -95,10 +107,11 @@ def _check_memory(parameters, lora):
 
 def _memory():
     """The bytes of the device that trains, and its name."""
-    import torch
+    if shutil.which("nvidia-smi"):  # importing torch takes longer than all else here
+        import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name(0)
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name(0)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine, which has no GPU,"
 
 

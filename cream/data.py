@@ -33,17 +33,17 @@ def read_source(source, root="."):
 def sift(rows, test, seen=()):
     """The rows that may be trained on, and the number of the others by reason: too long, a question of `test` (whatever
     its options), or the message of a row before it or of one of the rows `seen`. Case and spacing do not count."""
-    test, seen = {_plain(row["question"]) for row in test}, {_plain(ask(row)) for row in seen}
+    test, seen = {plain(row["question"]) for row in test}, {plain(ask(row)) for row in seen}
     kept, dropped = [], {"too long": 0, "in the test set": 0, "repeats": 0}
     for row in rows:
         if len(row["question"]) + len(row.get("response") or "") > MAX_CHARACTERS:
             dropped["too long"] += 1
-        elif _plain(row["question"]) in test:
+        elif plain(row["question"]) in test:
             dropped["in the test set"] += 1
-        elif _plain(ask(row)) in seen:
+        elif plain(ask(row)) in seen:
             dropped["repeats"] += 1
         else:
-            seen.add(_plain(ask(row)))
+            seen.add(plain(ask(row)))
             kept.append(row)
     return kept, dropped
 
@@ -76,6 +76,11 @@ def ask(row):
     return "\n".join([row["question"], *options, *([INSTRUCTION] if row.get("answer") else [])])
 
 
+def plain(text):
+    """What two texts that differ in case and spacing alone have in common."""
+    return " ".join(text.lower().split())
+
+
 def prompt_ids(tokenizer, row):
     """The token ids of the chat prompt, up to where the assistant begins to write."""
     return chat_ids(tokenizer, ask(row))
@@ -100,9 +105,10 @@ def check_context(tokenizer, rows, max_new_tokens, context):
     """A ValueError if a prompt and its response may not fit the model's context (None: unlimited)."""
     for row in rows:
         length = len(prompt_ids(tokenizer, row))
-        if context is not None and length + max_new_tokens > context:
+        response = max(max_new_tokens, len(response_ids(tokenizer, row)) if "response" in row else 0)
+        if context is not None and length + response > context:
             raise ValueError(
-                f"the prompt {row['id']} has {length} tokens; with {max_new_tokens} new ones it exceeds the model's "
+                f"the prompt {row['id']} has {length} tokens; with {response} of a response it exceeds the model's "
                 f"context of {context}: shorten or remove it, or lower max_new_tokens in params.yaml"
             )
 
@@ -139,7 +145,3 @@ def _problem(row, fields):
 
 def _is_text(value):
     return isinstance(value, str) and bool(value.strip())
-
-
-def _plain(text):
-    return " ".join(text.lower().split())

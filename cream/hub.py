@@ -13,8 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     SafetensorsParsingError,
 )
-from huggingface_hub.utils import logging
-
+from huggingface_hub.utils import httpx, logging
 
 logging.set_verbosity_error()  # its retries without a network would hide the one sentence
 
@@ -53,10 +52,10 @@ def fetch(repo, revision, files, kind="model"):
         ) from None
     except HFValidationError:
         raise ConnectionError(f"{repo} is neither a folder nor the id of a Hub repository: mend it") from None
-    except OSError as error:  # no network, HF_HUB_OFFLINE, no such file in the cache
+    except (OSError, httpx.HTTPError) as error:  # no network, HF_HUB_OFFLINE, no such file in the cache
         raise ConnectionError(
             f"{repo} is not in the local cache at the commit {revision} and could not be downloaded "
-            f"({str(error).strip().splitlines()[0]}): connect this machine to huggingface.co, copy a cache "
+            f"({first_line(error)}): connect this machine to huggingface.co, copy a cache "
             "here (HF_HOME), or name a local folder in params.yaml"
         ) from None
     for pattern in files:
@@ -73,8 +72,14 @@ def count_parameters(repo, revision):
         raise ConnectionError(
             f"{repo} holds no safetensors weights at {revision}: take a repository that does"
         ) from None
-    except OSError as error:
-        raise ConnectionError(f"the weights of {repo} could not be asked for ({str(error).splitlines()[0]})") from None
+    except (OSError, httpx.HTTPError) as error:
+        raise ConnectionError(
+            f"the size of {repo} could not be asked for ({first_line(error)}): connect this machine to huggingface.co"
+        ) from None
+
+
+def first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _check_hash(file):
@@ -83,4 +88,6 @@ def _check_hash(file):
     if file.is_file() and re.fullmatch("[0-9a-f]{64}", expected):
         with open(file, "rb") as opened:
             if hashlib.file_digest(opened, "sha256").hexdigest() != expected:
-                raise ValueError(f"{file} is not the file that was published (its sha256 differs): delete it")
+                raise ValueError(
+                    f"{file.name} is not the file that was published (its sha256 differs): delete {file.resolve()}"
+                )

@@ -1,8 +1,8 @@
 """Disk, memory and time of a profile, reckoned and not measured: python profiles/estimate.py
 
-Time is operations over the rate of one H100, or tokens over the rate at which it writes; both rates are its data sheet's
-times a share that is a guess. Lengths were measured with SmolLM2's tokenizer on the benchmarks' train questions and
-OpenAssistant's pairs; how long a Llama's responses are is a guess too.
+Time is operations over the rate of one H100, its data sheet's times a share that is a guess; for writing it is the steps
+of the longest response of each batch, which is taken to reach max_new_tokens. Lengths were measured with SmolLM2's
+tokenizer on the benchmarks' train questions and OpenAssistant's pairs; how long a Llama's responses are is a guess too.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def estimate(params):
     base, data, adapter = params["model"]["base"], params["data"], params["model"]["lora"]
     size, response, responses = PARAMETERS[base], RESPONSE[base], params["sampling"]["responses"]
     prompts = data["prompts_per_round"] * len(params["rank"])
-    writing = BATCH[base] / max(STEP, 2 * size / BANDWIDTH)  # tokens a second, weights in bf16
+    step = max(STEP, 2 * size / BANDWIDTH)  # seconds, weights in bf16
     forward, backward = 2 * size, (2 if adapter else 4) * size  # operations a token; frozen weights need no gradient
     training = 2 * forward + backward  # the forward pass twice, for gradient checkpointing
     # M0 scores all; the previous model is M0 in round 1, and else a third.
@@ -43,15 +43,21 @@ def estimate(params):
     examples += (data["seed_examples"] or SEED_PAIRS) * params["sft"]["epochs"]
     pairs = data["prompts_per_round"] * len(params["train"]) * params["dpo"]["epochs"]
     models = models_of(params)
+
+    def writing(sequences, new_tokens):
+        return sequences / BATCH[base] * new_tokens * step
+
+    answers = len(models) * (data["test_questions"] or TEST_QUESTIONS)
     seconds = {
         "SFT": examples * SEED_PAIR * training / BF16,
-        "sampling": prompts * responses * response / writing,
+        "sampling": writing(prompts * responses, params["sampling"]["max_new_tokens"]),
         "ranking": scorings * data["prompts_per_round"] * (PROMPT + responses * response) * forward / FP32,
         "training": pairs * (PROMPT + 2 * response) * training / FP32,
-        "evaluation": len(models) * (data["test_questions"] or TEST_QUESTIONS) * response / writing,
+        "evaluation": writing(answers, params["evaluation"]["max_new_tokens"]),
     }
     memory = size * (WEIGHT if adapter else TRAINING)
     disk = WEIGHT * size * (1 + 0.02 * (len(models) - 1) if adapter else len(models))
+    disk += 2 * size * (base != "embedded")  # the Hub's copy, in bf16
     return {stage: value / 3600 for stage, value in seconds.items()}, memory, disk
 
 

@@ -13,9 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 
 @contextlib.contextmanager
-def local_hub(repositories, gated=()):
+def local_hub(repositories, gated=(), breaking=None):
     """The environment variable's value for HF_ENDPOINT. `repositories` are {"models/owner/name" or
-    "datasets/owner/name": (commit, {path: bytes})}; those in `gated` refuse whoever has no token."""
+    "datasets/owner/name": (commit, {path: bytes})}; those in `gated` refuse whoever has no token, and the
+    connection breaks off within the file `breaking`."""
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -49,7 +50,9 @@ def local_hub(repositories, gated=()):
                 self.send_header(key, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(data)
+                breaks = breaking and self.path.endswith(breaking)
+                self.wfile.write(data[: len(data) // 2] if breaks else data)
+                self.close_connection = bool(breaks)
 
         def refuse(self, status, code):
             self.send_response(status)

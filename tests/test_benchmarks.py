@@ -2,15 +2,22 @@
 
 import io
 import json
+from pathlib import Path
 
+import nbformat
 import pyarrow
 import pyarrow.parquet
 import pytest
+import yaml
 from local_hub import local_hub, run_with_hub
+from nbclient import NotebookClient
 
 from cream.answers import is_correct
 from cream.benchmarks import REVISIONS, TASKS, read_benchmarks
 from cream.data import ask, read_source
+from cream.files import read_rows, write_rows
+
+ROOT = Path(__file__).parents[1]
 
 
 def arc(id, question, texts, labels, key):
@@ -102,11 +109,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-
-
 def by_task(rows):
     return {task: [row for row in rows if row["task"] == task] for task in (*TASKS, "oasst1")}
 
@@ -190,7 +192,7 @@ def test_rows_that_are_in_our_own_form_are_taken_as_they_are(tmp_path):
 
 def test_a_missing_split_is_named(folder):
     next(folder.glob("openai/gsm8k/main/test-*")).unlink()
-    with pytest.raises(ValueError, match=r"holds no gsm8k-test: data\.source"):
+    with pytest.raises(ValueError, match=r"holds neither gsm8k-test\.parquet or \.jsonl nor a copy of openai/gsm8k"):
         read_benchmarks(folder)
 
 
@@ -198,6 +200,82 @@ def test_a_broken_file_is_named(folder):
     next(folder.glob("openai/gsm8k/main/test-*")).write_bytes(b"PAR1 not parquet")
     with pytest.raises(ValueError, match=r"gsm8k/main/test-00000-of-00001\.parquet cannot be read .*copy it again"):
         read_benchmarks(folder)
+
+
+def test_two_files_for_one_split_are_refused(tmp_path):
+    for name in ("oasst1-train.jsonl", "sft-oasst1-train.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match="holds oasst1-train.jsonl and sft-oasst1-train.parquet: leave one"):
+        read_benchmarks(tmp_path)
+
+
+def test_neighbours_of_a_file_are_let_alone(folder):
+    for name in ("gsm8k-test.jsonl.md5", "old-gsm8k-test.jsonl"):
+        (folder / name).write_text("not rows")
+    next(folder.glob("openai/gsm8k/main/test-*")).rename(folder / "gsm8k-test.parquet")
+    assert len(by_task(read_benchmarks(folder)["test"])["gsm8k"]) == 1
+
+
+def test_a_folder_with_nothing_in_it_is_told_what_it_may_hold(tmp_path):
+    with pytest.raises(ValueError, match=r"oasst1-train\.parquet .* nor rows of your own \(seed\.jsonl"):
+        read_source(str(tmp_path))
+
+
+def test_chat_with_other_columns_is_named(folder):
+    next(folder.glob("OpenAssistant/oasst1/data/train-*")).write_bytes(parquet([{"text": "What is tea?"}]))
+    with pytest.raises(ValueError, match="oasst1-train has not the columns of OpenAssistant/oasst1, but text"):
+        read_benchmarks(folder)
+
+
+@pytest.mark.parametrize("label", ["", "23", "0", "4"])
+def test_a_label_that_is_none_is_no_answer(folder, label):
+    path = next(folder.glob("lighteval/siqa/data/validation-*"))
+    path.write_bytes(parquet([siqa("Lee fell.", "How is Lee?", "glad", "hurt", "rich", label)]))
+    with pytest.raises(ValueError, match="row 0 of siqa-validation"):
+        read_benchmarks(folder)
+
+
+def test_a_solution_without_an_answer_is_named(folder):
+    next(folder.glob("openai/gsm8k/main/test-*")).write_bytes(parquet([{"question": "2 + 3?", "answer": "It is five."}]))
+    with pytest.raises(ValueError, match="row 0 of gsm8k-test"):
+        read_benchmarks(folder)
+
+
+def run_data(folder, source, **changes):
+    """{name: rows} of the splits that notebooks/01_data.ipynb makes."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"] |= {"source": str(source), "prompts_per_round": 1, "rounds": 2, "test_questions": None, **changes}
+    params["model"]["warmup"]["examples"] = 3
+    (folder / "notebooks").mkdir()
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    notebook = nbformat.read(ROOT / "notebooks" / "01_data.ipynb", as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"import sys\nsys.path.insert(0, {str(ROOT)!r})"))
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder / "notebooks")}}).execute()
+    return {path.stem: read_rows(path) for path in (folder / "data" / "splits").glob("*.jsonl")}
+
+
+def test_where_the_seed_is_chat_the_warm_up_is_of_train_questions_that_are_no_prompts(folder, tmp_path):
+    splits = run_data(tmp_path, folder, seed_examples=1, balanced=True)
+    assert [row["task"] for row in splits["seed"]] == ["oasst1"] and len(splits["test"]) == 6
+    assert len(splits["warmup"]) == 3 and all(row["answer"] and row["response"] for row in splits["warmup"])
+    used = [row["id"] for name in splits if name != "test" for row in splits[name]]
+    assert len(used) == len(set(used)) == 6
+    assert not [row for row in splits["prompts-1"] + splits["prompts-2"] if "response" in row]
+
+
+def test_a_seed_with_some_chat_gives_the_warm_up_its_worked_rows(tmp_path):
+    worked = [
+        {"id": f"w{n}", "task": "sums", "question": f"{n} + 1?", "answer": f"{n + 1}", "response": f"Answer: {n + 1}"}
+        for n in range(5)
+    ]
+    chat = {"id": "c", "task": "chat", "question": "Hi", "response": "Hello."}
+    source = tmp_path / "source"
+    write_rows(source / "seed.jsonl", [*worked, chat])
+    write_rows(source / "prompts.jsonl", [{**row, "id": f"p{n}", "question": f"{n} + 2?"} for n, row in enumerate(worked)])
+    write_rows(source / "test.jsonl", [{**worked[0], "id": "t", "question": "9 + 9?"}])
+    splits = run_data(tmp_path, source, seed_examples=3)
+    assert len(splits["warmup"]) == 3 and {row["task"] for row in splits["warmup"]} == {"sums"}
+    assert sorted(row["id"] for name in ("warmup", "seed") for row in splits[name]) == ["c", *(f"w{n}" for n in range(5))]
 
 
 @pytest.mark.parametrize("change", [{"answerKey": "F"}, {"choices": None}, {"answerKey": None}])

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,11 @@ from cream.check import EMBEDDED_PARAMETERS, check_machine, count_parameters
 
 ROOT = Path(__file__).parents[1]
 Usage = namedtuple("Usage", "total used free")
+
+
+def write_result(root, stage, base, revision):
+    (root / "results").mkdir(exist_ok=True)
+    (root / "results" / f"{stage}.json").write_text(json.dumps({"base": base, "revision": revision}))
 
 
 def write_model(folder, parameters):
@@ -72,7 +78,33 @@ def test_too_little_memory_is_told_before_the_run(tmp_path, monkeypatch, lora, n
         check_machine(params, tmp_path)
 
 
-def test_memory_is_that_of_the_machine_where_there_is_no_gpu(monkeypatch):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.warmup": {"examples": 1, "epochs": 1, "learning_rate": 1.0e-5, "batch_size": 1}},
+        {"reward_model": {"base": "trained", "questions": 1, "epochs": 1, "learning_rate": 1.0e-5, "batch_size": 1}},
+    ],
+)
+def test_a_warm_up_and_a_reward_model_train_all_weights_beside_adapters(tmp_path, monkeypatch, changes):
+    write_model(tmp_path / "base", 250)
+    params = changed({"model.base": "./base", "model.lora": {"r": 4, "alpha": 8, "dropout": 0}, **changes})
+    monkeypatch.setattr(check, "_memory", lambda: (16 * 250 - 1, "a GPU"))
+    with pytest.raises(ValueError, match="optimizer moments"):
+        check_machine(params, tmp_path)
+
+
+def test_memory_is_looked_at_when_m0_is_there_too(tmp_path, monkeypatch):
+    write_model(tmp_path / "base", 250)
+    write_model(tmp_path / "models" / "m0", 250)
+    write_result(tmp_path, "base", "./base", None)
+    monkeypatch.setattr(check, "_memory", lambda: (10, "a GPU"))
+    with pytest.raises(ValueError, match="a GPU has"):
+        check_machine(changed({"model.base": "./base"}), tmp_path)
+
+
+@pytest.mark.parametrize("nvidia_smi", [None, "/usr/bin/nvidia-smi"])
+def test_memory_is_that_of_the_machine_where_there_is_no_gpu(monkeypatch, nvidia_smi):
+    monkeypatch.setattr(shutil, "which", lambda name: nvidia_smi)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     size, device = check._memory()
     assert size == psutil.virtual_memory().total and "no GPU" in device
@@ -111,8 +143,11 @@ def test_a_reward_model_must_be_there_or_pinned(tmp_path):
         check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": None}}), tmp_path)
     with pytest.raises(ConnectionError, match="someone/scorer is not in the local cache"):
         check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": "0" * 40}}), tmp_path)
-    write_model(tmp_path / "models" / "reward", 250)  # it was fetched before
+    write_model(tmp_path / "models" / "reward", 250)
+    write_result(tmp_path, "reward_model", "someone/scorer", "0" * 40)  # it was fetched before
     check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": "0" * 40}}), tmp_path)
+    with pytest.raises(ConnectionError, match=f"someone/scorer is not in the local cache at the commit {'1' * 40}"):
+        check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": "1" * 40}}), tmp_path)
 
 
 def test_a_hub_id_must_be_pinned(tmp_path):
@@ -120,8 +155,12 @@ def test_a_hub_id_must_be_pinned(tmp_path):
         check_machine(changed({"model.base": "someone/model"}), tmp_path)
     with pytest.raises(ConnectionError, match="someone/model is not in the local cache"):
         check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40}), tmp_path)
-    write_model(tmp_path / "models" / "m0", 250)  # it was fetched before
+    write_model(tmp_path / "models" / "m0", 250)
+    write_result(tmp_path, "base", "someone/model", "0" * 40)  # it was fetched before
     check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40}), tmp_path)
+    for other in ({"model.base": "another/model"}, {"model.revision": "1" * 40}):
+        with pytest.raises(ConnectionError, match="is not in the local cache"):
+            check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40, **other}), tmp_path)
 
 
 def test_a_missing_data_folder_is_named(tmp_path):

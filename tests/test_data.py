@@ -193,8 +193,16 @@ def test_a_prompt_that_leaves_too_little_context_is_named(tokenizer):
     length = len(prompt_ids(tokenizer, ROW))
     check_context(tokenizer, [ROW], 10, length + 10)
     check_context(tokenizer, [ROW], 10**9, None)
-    with pytest.raises(ValueError, match=rf"the prompt q1 has {length} tokens; with 10 .* context of {length + 9}"):
+    with pytest.raises(ValueError, match=rf"the prompt q1 has {length} tokens; with 10 of a response .* context of {length + 9}"):
         check_context(tokenizer, [{**ROW, "id": "q0", "question": "?"}, ROW], 10, length + 9)
+
+
+def test_a_seed_response_that_does_not_fit_the_context_is_named(tokenizer):
+    row = {**ROW, "response": "x" * 50}
+    length = len(prompt_ids(tokenizer, row))
+    check_context(tokenizer, [row], 10, length + 51)
+    with pytest.raises(ValueError, match="with 51 of a response"):
+        check_context(tokenizer, [row], 10, length + 50)
 
 
 def test_embedded_ids_and_questions_are_unique_over_all_splits():

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from local_hub import local_hub, run_with_hub
 
@@ -65,6 +67,30 @@ def test_no_network_is_one_clear_sentence(tmp_path):
     assert "connect this machine to huggingface.co, copy a cache here (HF_HOME), or name a local folder" in done.stderr
 
 
+def test_a_hub_that_does_not_answer_is_one_clear_sentence(tmp_path):
+    done = fetch("http://127.0.0.1:9", tmp_path / "home")
+    assert done.returncode == 1 and "could not be downloaded" in done.stderr.strip().splitlines()[-1]
+    command = f"""
+from cream.hub import count_parameters
+try:
+    count_parameters("owner/chat", "{COMMIT}")
+except ConnectionError as error:
+    print(error)
+"""
+    said = run_with_hub("http://127.0.0.1:9", tmp_path / "home", command).stdout
+    assert said.startswith("the size of owner/chat could not be asked for") and len(said.splitlines()) == 1
+
+
+def test_a_download_that_breaks_off_is_one_clear_sentence_and_can_be_taken_up_again(base, tmp_path):
+    files = {"model.safetensors": bytes(100_000)}
+    with local_hub({"models/owner/chat": (COMMIT, files)}, breaking="model.safetensors") as endpoint:
+        done = fetch(endpoint, tmp_path / "home")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "could not be downloaded" in done.stderr.strip().splitlines()[-1]
+    with local_hub({"models/owner/chat": (COMMIT, files)}) as endpoint:
+        assert fetch(endpoint, tmp_path / "home").returncode == 0
+
+
 def test_the_cache_serves_where_the_network_does_not_but_only_its_own_commit(hub, tmp_path):
     assert fetch(hub, tmp_path / "home").returncode == 0
     assert fetch(None, tmp_path / "home").returncode == 0
@@ -75,8 +101,11 @@ def test_a_file_that_was_changed_is_refused(hub, tmp_path):
     folder = fetch(hub, tmp_path / "home", repo="owner/rows", kind="dataset").stdout.strip()
     with open(f"{folder}/data/train-0.parquet", "wb") as file:
         file.write(b"others")
-    done = fetch(None, tmp_path / "home", repo="owner/rows", kind="dataset")
+    done = fetch(hub, tmp_path / "home", repo="owner/rows", kind="dataset")
     assert done.returncode == 1 and "train-0.parquet is not the file that was published (its sha256" in done.stderr
+    Path(done.stderr.split("delete ")[1].strip()).unlink()  # what the sentence says to do
+    done = fetch(hub, tmp_path / "home", repo="owner/rows", kind="dataset")
+    assert done.returncode == 0 and Path(done.stdout.strip(), "data/train-0.parquet").read_bytes() == b"rows"
 
 
 def test_a_base_model_comes_from_the_hub_without_its_pickles(hub, base, tmp_path):
