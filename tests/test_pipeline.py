@@ -198,6 +198,26 @@ def test_one_more_round_runs_only_its_own_stages(finished):
     assert "cream-m4" in (finished / "reports/benchmark.html").read_text()
 
 
+def test_models_and_data_go_through_a_remote_and_nothing_runs_again(finished, tmp_path):
+    """`dvc push` here and `dvc repro --pull` in a fresh clone, over a folder as a remote."""
+    run(finished, "git", "add", ".")
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    run(finished, "git", *identity, "commit", "--quiet", "-m", "a finished run")
+    remote = ["dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store")]
+    run(finished, *remote)
+    run(finished, "dvc", "push")
+    clone = tmp_path / "clone"
+    run(finished, "git", "clone", "--quiet", str(finished), str(clone))
+    shutil.copytree(finished / ".cache" / "tiny", clone / ".cache" / "tiny")
+    run(clone, *remote)
+    assert not (clone / "models").exists()
+    assert "Running stage" not in run(clone, "dvc", "repro", "--pull").stdout
+    run(clone, "dvc", "status", "--quiet")
+    for model in ("m0", "cream-m3"):
+        file = f"models/{model}/model.safetensors"
+        assert (clone / file).read_bytes() == (finished / file).read_bytes()
+
+
 def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):
     splits = finished / "data" / "splits"
     before = sorted((path.name, path.read_bytes()) for path in splits.iterdir())

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from transformers import GPT2Config, LlamaConfig, TopPLogitsWarper
 
-from cream.sampling import DrawFromNucleus, _batch_size, sample
+from cream.sampling import DrawFromNucleus, _batch_size, generate
 
 END = 0
 PROMPTS = [[9, 8, 7, 6, 5, 4, 3], [20], [30, 31, 32], [40, 41], [9, 8]]  # of mixed lengths, not in their order
@@ -34,19 +34,19 @@ def tokens_of(rows):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_greedy_equals_a_plain_argmax_loop_in_the_order_given(model, tokenizer, batch_size):
-    rows = sample(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=batch_size)
+    rows = generate(model, tokenizer, PROMPTS, max_new_tokens=12, batch_size=batch_size)
     assert tokens_of(rows) == [[naive_greedy(model, prompt, 12)] for prompt in PROMPTS]
 
 
 def test_greedy_stops_where_the_argmax_is_the_end(model, tokenizer):
     model = likely_to_stop(model)
-    rows = sample(model, tokenizer, PROMPTS, max_new_tokens=12)
+    rows = generate(model, tokenizer, PROMPTS, max_new_tokens=12)
     assert tokens_of(rows) == [[naive_greedy(model, prompt, 12)] for prompt in PROMPTS]
     assert {row["finish_reason"] for (row,) in rows} == {"stop", "length"}
 
 
 def test_every_response_ends_for_the_reason_it_gives(model, tokenizer):
-    rows = sample(likely_to_stop(model), tokenizer, PROMPTS, responses=20, temperature=1.0, max_new_tokens=6, seed=1)
+    rows = generate(likely_to_stop(model), tokenizer, PROMPTS, responses=20, temperature=1.0, max_new_tokens=6, seed=1)
     assert [len(responses) for responses in rows] == [20] * 5
     for row in sum(rows, []):
         if row["finish_reason"] == "stop":
@@ -59,7 +59,7 @@ def test_every_response_ends_for_the_reason_it_gives(model, tokenizer):
 
 def test_text_is_what_the_tokens_say_without_the_end(model, tokenizer):
     for row in sum(
-        sample(likely_to_stop(model), tokenizer, PROMPTS, responses=4, temperature=1.0, max_new_tokens=6), []
+        generate(likely_to_stop(model), tokenizer, PROMPTS, responses=4, temperature=1.0, max_new_tokens=6), []
     ):
         assert row["text"] == tokenizer.decode([token for token in row["tokens"] if token > 3])  # 0 to 3 are special
 
@@ -67,25 +67,25 @@ def test_text_is_what_the_tokens_say_without_the_end(model, tokenizer):
 def test_any_of_several_end_tokens_ends_a_response(model, tokenizer):
     greedy = naive_greedy(model, [20], 12)
     model.generation_config.eos_token_id = [END, greedy[3]]
-    ((row,),) = sample(model, tokenizer, [[20]], max_new_tokens=12)
+    ((row,),) = generate(model, tokenizer, [[20]], max_new_tokens=12)
     assert (row["tokens"], row["finish_reason"]) == (greedy[: greedy.index(greedy[3]) + 1], "stop")
 
 
 def test_a_model_without_an_end_token_is_refused(model, tokenizer):
     model.generation_config.eos_token_id = None
     with pytest.raises(ValueError, match="eos_token_id"):
-        sample(model, tokenizer, [[20]])
+        generate(model, tokenizer, [[20]])
 
 
 def test_the_seed_decides_the_responses(model, tokenizer):
     settings = dict(responses=3, temperature=1.0, max_new_tokens=8, batch_size=6)
-    first = sample(model, tokenizer, PROMPTS, seed=1, **settings)
-    assert sample(model, tokenizer, PROMPTS, seed=1, **settings) == first
-    assert sample(model, tokenizer, PROMPTS, seed=2, **settings) != first
+    first = generate(model, tokenizer, PROMPTS, seed=1, **settings)
+    assert generate(model, tokenizer, PROMPTS, seed=1, **settings) == first
+    assert generate(model, tokenizer, PROMPTS, seed=2, **settings) != first
 
 
 def test_responses_to_one_prompt_differ(model, tokenizer):
-    (responses,) = sample(model, tokenizer, [[20]], responses=5, temperature=1.0, max_new_tokens=8, seed=1)
+    (responses,) = generate(model, tokenizer, [[20]], responses=5, temperature=1.0, max_new_tokens=8, seed=1)
     assert len({tuple(row["tokens"]) for row in responses}) == 5
 
 
@@ -100,7 +100,7 @@ def test_tokens_are_drawn_from_the_tempered_nucleus(model, tokenizer, temperatur
     expected = count * probabilities[nucleus] / probabilities[nucleus].sum()
 
     settings = dict(temperature=temperature, top_p=top_p, max_new_tokens=1, seed=7)
-    (rows,) = sample(model, tokenizer, [prompt], responses=count, **settings)
+    (rows,) = generate(model, tokenizer, [prompt], responses=count, **settings)
     drawn = Counter(row["tokens"][0] for row in rows)
     assert set(drawn) <= set(nucleus.tolist())
 
