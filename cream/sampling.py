@@ -70,8 +70,9 @@ def generate_with_vllm(
     given back only when the process ends, so a stage, which is one, starts one.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process, so the same order of requests each time
-    for name, value in {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CPU_KVCACHE_SPACE": "4"}.items():  # 4 GB, on a CPU
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GB, on a CPU
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings hold process ids and times, and there are many
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     from vllm import LLM, SamplingParams, TokensPrompt
     from vllm.lora.request import LoRARequest
 

@@ -121,6 +121,7 @@ def test_the_sampling_stage_runs_with_vllm(models, tmp_path):
     command = [sys.executable, "-m", "cream.stage", "notebooks/04_sample.ipynb", "page.html", "policy=m1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "pid=" not in (tmp_path / "page.html").read_text()  # a page has the same bytes each time
     samples = read_rows(tmp_path / "data/samples/m1.jsonl")
     assert [row["id"] for row in samples] == [row["id"] for row in prompts]
     assert {len(row["responses"]) for row in samples} == {3}
