@@ -31,7 +31,7 @@ TASKS = {
     "gsm8k": ("openai/gsm8k", "main", "test"),
 }
 LETTERS = list("ABCDEFGH")
-CHAT = ("OpenAssistant/oasst1", "data", None)
+CHAT = ("OpenAssistant/oasst1", "data")
 
 
 def read_benchmarks(folder=None):
@@ -43,7 +43,7 @@ def read_benchmarks(folder=None):
     Hub's columns, or with stem, choices and answer (a letter or a number) and, for the seed, prompt and response.
     Without it, the Hub at pinned commits.
     """
-    chat = _conversations(_read(folder, "oasst1", *CHAT[:2], "train"))
+    chat = _conversations(_read(folder, "oasst1", *CHAT, "train"))
     train, test = [], []
     for task, (repo, subfolder, test_split) in TASKS.items():
         train += _questions(_read(folder, task, repo, subfolder, "train"), task, "train")

