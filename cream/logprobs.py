@@ -93,6 +93,7 @@ def _visible(segments, model):
     causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
     seen, by = segments[:, None, None, :], segments[:, None, :, None]
     visible = causal & ((seen == 0) | (seen == by))
+    model = getattr(model, "module", model)  # out of what trains it in several processes
     if model.config._attn_implementation == "eager":  # adds its mask instead of choosing by it
         visible = torch.where(visible, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
     return visible

@@ -54,24 +54,34 @@ def fetch_base(base, revision=None, root="."):
 
 
 def load_model(folder, dtype=torch.float32, trainable=False):
-    """The model in `folder`, on the GPU if there is one; an adapter is loaded over the M0 beside its folder."""
-    folder, device = Path(folder), "cuda" if torch.cuda.is_available() else "cpu"
-    is_adapter = (folder / "adapter_config.json").exists()
-    base = folder.parent / "m0" if is_adapter else folder
+    """The model in `folder`; an adapter is loaded over the M0 beside it. A trainer moves a trainable one to its GPU;
+    any other goes to the GPU if there is one."""
+    base = base_of(folder)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, local_files_only=True)
-    if is_adapter:
+    if base != Path(folder):
         model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    return model.to(device).train(trainable)
+    if trainable:
+        return model.train()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def base_of(folder):
+    """The folder that an adapter stands over, the M0 beside it; the folder itself if it holds a whole model."""
+    folder = Path(folder)
+    return folder.parent / "m0" if (folder / "adapter_config.json").exists() else folder
 
 
 def load_tokenizer(folder):
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def save_model(model, tokenizer, folder):
-    """Weights as safetensors, an adapter without the trainer's frozen copy of it, and the tokenizer."""
+def save_model(model, tokenizer, folder, weights=None):
+    """Weights as safetensors, an adapter without the trainer's frozen copy of it, and the tokenizer.
+
+    `weights` is a state dict to write in place of the model's own, of which each process may hold a shard.
+    """
     only_policy = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
-    model.save_pretrained(folder, **only_policy)
+    model.save_pretrained(folder, state_dict=weights, **only_policy)
     tokenizer.save_pretrained(folder)
 
 

@@ -12,7 +12,7 @@ from trl import RewardConfig, RewardTrainer
 
 from cream.data import ask, chat_ids
 from cream.hub import model_folder
-from cream.training import optimiser_settings, train
+from cream.training import one_gpu, optimiser_settings, train
 
 
 def train_reward_model(model, tokenizer, pairs, settings, seed):
@@ -27,8 +27,12 @@ def train_reward_model(model, tokenizer, pairs, settings, seed):
             for pair in pairs
         ]
     )
-    config = RewardConfig(**optimiser_settings(settings, seed), bf16=True, max_length=None)  # None: no pair is left out
-    return train(RewardTrainer(model, args=config, train_dataset=data, processing_class=tokenizer))
+    arguments = optimiser_settings(settings, seed) | {"bf16": True, "num_train_epochs": settings["epochs"]}
+    config = one_gpu(RewardConfig(**arguments, max_length=None))  # None: no pair is left out
+    trainer = RewardTrainer(model, args=config, train_dataset=data, processing_class=tokenizer)
+    curve = train(trainer)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # the forward pass is in fp32 again
+    return model, curve
 
 
 def fetch_reward_model(base, revision=None, root="."):

@@ -1,4 +1,10 @@
-"""Supervised fine-tuning and consistency-weighted preference training, on the trainers of transformers and TRL."""
+"""Supervised fine-tuning and consistency-weighted preference training, on the trainers of transformers and TRL.
+
+The same code runs in one process and in several (see cream/launch.py): a global batch holds the same rows, each with
+the same weight, however many processes share it.
+"""
+
+import os
 
 import pandas as pd
 import torch
@@ -11,6 +17,7 @@ from trl import DPOConfig, DPOTrainer
 
 from cream.logprobs import response_logprobs
 from cream.losses import cream_loss
+from cream.models import save_model
 
 MICRO_BATCH = 4  # sequences (SFT) or pairs (DPO) in one forward pass; the global batch is reached by accumulation
 
@@ -21,11 +28,8 @@ def fine_tune(model, rows, settings, seed, lora=None):
     `settings` are the learning_rate, epochs and (global) batch_size; `lora` is None or its r, alpha and dropout.
     The loss is the mean over response tokens of -log p, so prompts and padding are not learned.
     """
-    if lora:
-        model = get_peft_model(model, LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"]))
-    # Autocast keeps the weights in fp32 and is about twice as fast on CPUs with bf16 instructions.
-    config = TrainingArguments(**optimiser_settings(settings, seed), bf16=True)
-    return train(SFTTrainer(model, config, train_dataset=rows, data_collator=_columns))
+    trainer = sft_trainer(model, rows, settings, seed, lora)
+    return trainer.model, train(trainer)
 
 
 def train_preferences(model, tokenizer, pairs, settings, seed):
@@ -34,17 +38,51 @@ def train_preferences(model, tokenizer, pairs, settings, seed):
     `pairs` have prompt_ids, chosen_ids, rejected_ids, the log-probs of both responses under the round's start model
     (ref_chosen_logps, ref_rejected_logps) and their C (consistency). `settings` are those of SFT and beta.
     """
+    trainer = preference_trainer(model, tokenizer, pairs, settings, seed)
+    return trainer.model, train(trainer)
+
+
+def sft_trainer(model, rows, settings, seed, lora=None):
+    """What `fine_tune` trains with."""
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"]))
+    config = one_gpu(TrainingArguments(**optimiser_settings(settings, seed), **IN_ORDER))
+    rows = in_order(rows, settings["epochs"], settings["batch_size"], seed)
+    return SFTTrainer(model, config, train_dataset=rows, data_collator=_columns)
+
+
+def preference_trainer(model, tokenizer, pairs, settings, seed):
+    """What `train_preferences` trains with."""
     # fp32 on both sides of the margin: the references were scored in fp32 by the rank stage.
     config = DPOConfig(
-        **optimiser_settings(settings, seed),
-        bf16=False,
-        beta=settings["beta"],
-        precompute_ref_log_probs=True,
+        **optimiser_settings(settings, seed), **IN_ORDER, beta=settings["beta"], precompute_ref_log_probs=True
     )
-    data = Dataset.from_list(pairs)
-    return train(
-        CreamTrainer(model, args=config, train_dataset=data, processing_class=tokenizer, data_collator=_columns)
+    pairs = in_order(pairs, settings["epochs"], settings["batch_size"], seed)
+    return CreamTrainer(
+        model,
+        args=one_gpu(config),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=tokenizer,
+        data_collator=_columns,
     )
+
+
+# The rows come epoch after epoch from `in_order`, so to the trainer they are one epoch.
+IN_ORDER = dict(num_train_epochs=1, train_sampling_strategy="sequential")
+
+
+def in_order(rows, epochs, batch_size, seed):
+    """The rows of all epochs, each shuffled anew and filled up to whole batches with a row of weight 0.
+
+    Left to the trainer, a last and smaller batch would be filled up with rows that have been trained on already, where
+    several processes share it.
+    """
+    ordered = []
+    for epoch in range(epochs):
+        shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        ordered += [{**rows[i], "weight": 1.0} for i in shuffled]
+        ordered += [{**rows[0], "weight": 0.0}] * (-len(rows) % batch_size)
+    return ordered
 
 
 class SFTTrainer(Trainer):
@@ -53,11 +91,18 @@ class SFTTrainer(Trainer):
     loss_is_scaled_for_ga = True  # compute_loss divides by the global batch, so accumulation must not divide again
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        logps = response_logprobs(model, inputs["prompt_ids"], inputs["response_ids"], max_tokens=None)
-        return -logps.sum() / num_items_in_batch
+        # Autocast keeps the weights in fp32 and is about twice as fast on CPUs with bf16 instructions.
+        with torch.autocast(self.args.device.type, torch.bfloat16):
+            logps = response_logprobs(model, inputs["prompt_ids"], inputs["response_ids"], max_tokens=None)
+        return -(logps * _weights(inputs, logps)).sum() / num_items_in_batch
 
     def _get_num_items_in_batch(self, batches, device):
-        return _share(self, sum(len(response) for batch in batches for response in batch["response_ids"]), device)
+        tokens = sum(
+            weight * len(response)
+            for batch in batches
+            for response, weight in zip(batch["response_ids"], batch["weight"])
+        )
+        return _share(self, tokens, device)
 
 
 class CreamTrainer(DPOTrainer):
@@ -81,13 +126,19 @@ class CreamTrainer(DPOTrainer):
             for column in ("ref_chosen_logps", "ref_rejected_logps", "consistency")
         )
         losses = cream_loss(chosen, rejected, reference_chosen, reference_rejected, consistency, self.beta)
+        weights = _weights(inputs, logps)
         with torch.no_grad():
-            margin = self.beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
-            self._metrics["train"]["margin"].append(self.accelerator.gather(margin).mean().item())
-        return losses.sum() / num_items_in_batch
+            margins = self.beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
+            margins, counted = self.accelerator.gather((margins, weights))
+            self._metrics["train"]["margin"].extend(margins[counted > 0].tolist())
+        return (losses * weights).sum() / num_items_in_batch
 
     def _get_num_items_in_batch(self, batches, device):
-        return _share(self, sum(len(batch["prompt_ids"]) for batch in batches), device)
+        return _share(self, sum(sum(batch["weight"]) for batch in batches), device)
+
+
+def _weights(inputs, logps):
+    return torch.tensor(inputs["weight"], device=logps.device)
 
 
 def _share(trainer, count, device):
@@ -100,19 +151,29 @@ def _share(trainer, count, device):
 
 
 def optimiser_settings(settings, seed):
-    """The paper's optimiser: AdamW, weight decay 0.01, 10% warm-up, cosine decay, gradients clipped at 1."""
-    micro = max(size for size in range(1, MICRO_BATCH + 1) if settings["batch_size"] % size == 0)
+    """The paper's optimiser: AdamW, weight decay 0.01, 10% warm-up, cosine decay, gradients clipped at 1.
+
+    `batch_size` is the global one: each of several processes takes its share of it.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if settings["batch_size"] % processes:
+        raise ValueError(
+            f"a batch_size of {settings['batch_size']} cannot be shared by {processes} processes: change one in params.yaml"
+        )
+    share = settings["batch_size"] // processes
+    micro = max(size for size in range(1, MICRO_BATCH + 1) if share % size == 0)
     return dict(
         output_dir=".cache/trainer",
         learning_rate=settings["learning_rate"],
-        num_train_epochs=settings["epochs"],
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings["batch_size"] // micro,
+        gradient_accumulation_steps=share // micro,
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
         weight_decay=0.01,
         max_grad_norm=1.0,
+        bf16=False,
         gradient_checkpointing=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",
@@ -123,26 +184,39 @@ def optimiser_settings(settings, seed):
     )
 
 
+def one_gpu(config):
+    """A process trains on one GPU. Trainer would spread each batch over all it sees, and the batch would grow."""
+    config._n_gpu = min(config.n_gpu, 1)
+    return config
+
+
 def _columns(rows):
     """A batch as lists: the log-prob function pads for itself."""
     return {column: [row[column] for row in rows] for column in rows[0]}
 
 
 def train(trainer):
-    """The trained model and one row a step: step, loss, learning rate, and for preferences the mean margin."""
+    """Trains the trainer's model. Returns one row a step: step, loss, learning rate, for preferences the mean margin."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressBar)
     trainer.train()
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # the forward pass is in fp32 again
     steps = pd.DataFrame(entry for entry in trainer.state.log_history if "loss" in entry)
-    return trainer.model, steps[[name for name in ("step", "loss", "learning_rate", "margin") if name in steps]]
+    return steps[[name for name in ("step", "loss", "learning_rate", "margin") if name in steps]]
+
+
+def save_trained(trainer, tokenizer, folder):
+    """Writes the trained model, whole, whatever each process holds of it. All processes call this; one writes."""
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        save_model(trainer.accelerator.unwrap_model(trainer.model_wrapped), tokenizer, folder, weights)
 
 
 class ProgressBar(TrainerCallback):
     """One bar on stderr. Trainer's own bars fill a notebook with tables and run times."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, desc="training", unit="step")
+        hidden = not state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, desc="training", unit="step", disable=hidden)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
