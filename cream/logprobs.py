@@ -1,8 +1,45 @@
 """The log-prob of a response: one definition, called by fine-tuning, ranking and preference training alike."""
 
+from functools import partial
+from pathlib import Path
+
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
+
+from cream.models import load_model
+from cream.workers import spread
+
+
+def score(folder, prompts, responses, *, dtype=torch.float32, workers=1, chunk=256, progress=None, **settings):
+    """`response_logprobs` under the model in `folder`, without gradients, on the CPU: fp32 sums, `[responses]`.
+
+    Several Ray `workers` score a `chunk` of prompts at a time, with all of its responses.
+    """
+    folder = str(Path(folder).resolve())
+    if workers == 1:
+        with torch.inference_mode():
+            return response_logprobs(load_model(folder, dtype), prompts, responses, progress=progress, **settings).cpu()
+    number = {prompt: i // chunk for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    places = [[] for _ in range(max(number.values()) + 1)]
+    for place, prompt in enumerate(prompts):
+        places[number[tuple(prompt)]].append(place)
+    chunks = [([prompts[i] for i in each], [responses[i] for i in each]) for each in places]
+    sums = torch.empty(len(prompts))
+    for each, scored in zip(places, spread(partial(_scorer, folder, dtype, settings), chunks, workers, progress)):
+        sums[each] = torch.tensor(scored)
+    return sums
+
+
+def _scorer(folder, dtype, settings):
+    """Loads a model once, to score as many chunks as come."""
+    model = load_model(folder, dtype)
+
+    def work(chunk):
+        with torch.inference_mode():
+            return response_logprobs(model, *chunk, **settings).tolist()
+
+    return work
 
 
 def response_logprobs(model, prompts, responses, max_tokens=1024, progress=None):

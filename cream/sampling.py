@@ -2,29 +2,57 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor
 
-from cream.models import load_model, load_tokenizer
+from cream.models import base_of, load_model, load_tokenizer
+from cream.workers import spread
 
 
-def sample(folder, prompts, *, engine="transformers", **settings):
+def sample(folder, prompts, *, engine="transformers", workers=1, seed=0, chunk=256, **settings):
     """N responses to each prompt by the model in `folder`, in bf16, written by "transformers" or "vllm".
 
-    `prompts` is a list of lists of token ids; `settings` are those of `generate`, `batch_size` not among them. Both
-    engines return the same rows, and draw from the same distribution, but not the same responses.
+    `prompts` is a list of lists of token ids; `settings` are those of `generate`. Both engines return the same rows, and
+    draw from the same distribution, but not the same responses. Each `chunk` of prompts draws from a seed of its own,
+    so that the rows do not depend on how many Ray `workers` there are to write them.
     """
+    chunks = [(prompts[start : start + chunk], start // chunk) for start in range(0, len(prompts), chunk)]
+    length = max(map(len, prompts)) + settings["max_new_tokens"]
+    make = partial(_writer, str(Path(folder).resolve()), engine, length, seed, settings)
+    if workers > 1:
+        written = spread(make, chunks, workers, "sampling")
+    else:
+        write = make()
+        written = [write(each, f"sampling, part {n} of {len(chunks)}") for n, each in enumerate(chunks, start=1)]
+    return [rows for each in written for rows in each]
+
+
+def _writer(folder, engine, length, seed, settings):
+    """Loads a model once, to write as many chunks as come."""
     if engine == "vllm":
-        return generate_with_vllm(folder, prompts, **settings)
-    return generate(load_model(folder, dtype=torch.bfloat16), load_tokenizer(folder), prompts, **settings)
+        write = partial(generate_with_vllm, start_vllm(folder, length), folder)
+    else:
+        write = partial(generate, load_model(folder, dtype=torch.bfloat16), load_tokenizer(folder))
+    return lambda chunk, progress=None: write(chunk[0], seed=seed + chunk[1], progress=progress, **settings)
 
 
 @torch.inference_mode()
 def generate(
-    model, tokenizer, prompts, *, responses=1, temperature=0.0, top_p=1.0, max_new_tokens=256, seed=0, batch_size=None
+    model,
+    tokenizer,
+    prompts,
+    *,
+    responses=1,
+    temperature=0.0,
+    top_p=1.0,
+    max_new_tokens=256,
+    seed=0,
+    batch_size=None,
+    progress=None,
 ):
     """N responses to each prompt; temperature 0 is greedy.
 
@@ -32,6 +60,7 @@ def generate(
     `tokens` holds exactly what was sampled: it ends with the end token only if that was sampled (finish_reason
     "stop"), and has `max_new_tokens` tokens without one otherwise ("length"). `text` leaves special tokens out.
     `batch_size` is the number of responses written at once (None: 64, or on a GPU what its free memory holds).
+    `progress` names a progress bar; without it there is none.
     """
     torch.manual_seed(seed)
     ends = _end_tokens(model.generation_config)
@@ -46,7 +75,7 @@ def generate(
     length = max(map(len, prompts), default=0) + max_new_tokens
     size = max(1, (batch_size or _batch_size(model, length)) // responses)
     rows = [[] for _ in prompts]
-    with tqdm(total=len(prompts) * responses, desc="sampling", unit="response") as bar:
+    with tqdm(total=len(prompts) * responses, desc=progress, unit="response", disable=not progress) as bar:
         for start in range(0, len(order), size):
             batch = [i for i in order[start : start + size] for _ in range(responses)]
             generated = model.generate(
@@ -61,36 +90,51 @@ def generate(
     return rows
 
 
-def generate_with_vllm(
-    folder, prompts, *, responses=1, temperature=0.0, top_p=1.0, max_new_tokens=256, seed=0, logprobs=False
-):
-    """As `generate`, by vLLM, which writes many responses at once. An adapter is served over M0, not merged into it.
-
-    With `logprobs`, rows also hold the log-prob of each token as vLLM computed it. One engine a process: its memory is
-    given back only when the process ends, so a stage, which is one, starts one.
-    """
+def start_vllm(folder, length):
+    """A vLLM engine for the model in `folder`, prompt and response of at most `length` tokens. An adapter is served over
+    M0, not merged into it. One engine a process: its memory is given back only when the process ends."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process, so the same order of requests each time
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GB, on a CPU
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings hold process ids and times, and there are many
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    from vllm import LLM, SamplingParams, TokensPrompt
-    from vllm.lora.request import LoRARequest
+    from vllm import LLM
 
-    folder = Path(folder)
-    adapter = folder / "adapter_config.json"
-    base = folder.parent / "m0" if adapter.exists() else folder
-    lora = {}
-    if adapter.exists():
-        lora = {"enable_lora": True, "max_lora_rank": json.loads(adapter.read_text(encoding="utf-8"))["r"]}
-    engine = LLM(
+    lora, base = {}, base_of(folder)
+    if base != Path(folder):
+        adapter = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        lora = {"enable_lora": True, "max_lora_rank": adapter["r"]}
+    return LLM(
         str(base),
         dtype="bfloat16",
-        seed=seed,
         generation_config="vllm",  # not the model's own sampling settings
-        max_model_len=max(map(len, prompts)) + max_new_tokens,
+        max_model_len=length,
         enforce_eager=not torch.cuda.is_available(),  # compiling takes longer than it saves on a CPU
         **lora,
     )
+
+
+def generate_with_vllm(
+    engine,
+    folder,
+    prompts,
+    *,
+    responses=1,
+    temperature=0.0,
+    top_p=1.0,
+    max_new_tokens=256,
+    seed=0,
+    logprobs=False,
+    progress=None,
+):
+    """As `generate`, by a vLLM engine for that folder, which writes many responses at once and has a bar of its own.
+
+    With `logprobs`, rows also hold the log-prob of each token as vLLM computed it.
+    """
+    from vllm import SamplingParams, TokensPrompt
+    from vllm.lora.request import LoRARequest
+
+    torch.manual_seed(seed)  # the engine draws in this process
+    base = base_of(folder)
     ends = _end_tokens(GenerationConfig.from_pretrained(base))
     settings = SamplingParams(
         n=responses,
@@ -103,7 +147,8 @@ def generate_with_vllm(
     written = engine.generate(
         [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
         settings,
-        lora_request=LoRARequest("policy", 1, str(folder)) if lora else None,
+        lora_request=LoRARequest("policy", 1, str(folder)) if base != Path(folder) else None,
+        use_tqdm=bool(progress),
     )
     tokenizer = load_tokenizer(folder)
     rows = [[_response(list(output.token_ids), ends, tokenizer) for output in request.outputs] for request in written]

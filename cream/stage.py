@@ -120,7 +120,7 @@ def _reason(error):
         return f": {error}"
     if "No space left" in error.evalue or "os error 28" in error.evalue:
         return f" in cell {error.exec_count}: the disk is full; free some space and run again"
-    if error.ename not in ("ValueError", "FileNotFoundError", "ConnectionError"):
+    if error.ename not in ("ValueError", "FileNotFoundError", "ConnectionError", "ChildProcessError"):
         print("\n".join(error.traceback), file=sys.stderr)
     return f" in cell {error.exec_count}: {error.ename}: {error.evalue}"
 

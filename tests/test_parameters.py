@@ -18,6 +18,7 @@ GOOD = {
     "ranking": {"measure": "kendall", "first_round": "like_for_like"},
     "dpo": {"beta": 0.1, "learning_rate": 1.0e-6, "epochs": 1, "batch_size": 8},
     "evaluation": {"max_new_tokens": 16},
+    "scale": {"workers": 1, "launch": None},
     "rank": {"m1": {"previous": "m0"}, "cream-m2": {"previous": "m1"}},
     "train": {"cream-m2": {"start": "m1", "method": "cream"}, "cream-m3": {"start": "cream-m2", "method": "cream"}},
 }

@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[1]
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(16)]
 COMMAND = """
 import json, sys
-from cream.sampling import generate_with_vllm
+from cream.sampling import generate_with_vllm, start_vllm
 folder, prompts, settings = json.loads(sys.argv[1])
-print("ROWS" + json.dumps(generate_with_vllm(folder, prompts, **settings)))
+print("ROWS" + json.dumps(generate_with_vllm(start_vllm(folder, 64), folder, prompts, **settings)))
 """
 
 

@@ -1,0 +1,124 @@
+"""Training in several processes, with gloo on this machine: the model that one process makes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from test_training import EXAMPLES, LORA, SETTINGS, assert_same_weights, pairs_of
+
+from cream import launch as launch_module
+from cream.launch import train_model
+from cream.models import load_model, save_model
+from cream.training import fine_tune, in_order
+
+ROOT = Path(__file__).parents[1]
+DDP = f"accelerate launch --config_file {ROOT / 'launch' / 'ddp.yaml'} --num_processes 2"
+# As `-m cream.launch JOB`: the launcher's last two words are left out, and the script stands in their place.
+FSDP = (
+    f"bash -c 'exec accelerate launch --config_file {ROOT / 'launch' / 'fsdp.yaml'} --num_processes 2 "
+    f"""{ROOT / 'tests' / 'fsdp_on_cpu.py'} "$2"'"""
+)
+
+
+@pytest.fixture
+def folder(tmp_path, make_model, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    save_model(make_model(), tokenizer, tmp_path / "models" / "m0")
+    return tmp_path / "models"
+
+
+@pytest.mark.parametrize("count", [16, 11])  # 11: the last batch of an epoch is not full
+@pytest.mark.parametrize("launch", [DDP, FSDP], ids=["ddp", "fsdp"])
+def test_two_processes_train_the_model_that_one_trains(folder, make_model, launch, count):
+    consistency = [[0.8, 1.0, 0.3][i % 3] for i in range(count)]
+    pairs, settings = pairs_of(make_model(), count, consistency), SETTINGS | {"epochs": 2}
+    one, two = (
+        train_model(folder / "m0", folder / name, pairs, settings, seed=3, launch=command)
+        for name, command in (("one", None), ("two", launch))
+    )
+    assert len(one) == 2 * -(-count // 4)
+    assert one.margin.abs().max() > 0.1  # it has learned something
+    torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
+    assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
+    assert {path.name for path in folder.iterdir()} == {"m0", "one", "two"}
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "adapter"])
+def test_two_processes_fine_tune_the_model_that_one_does(folder, lora):
+    rows, settings = EXAMPLES * 4, {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8}  # micro-batches of 4 in both
+    one, two = (
+        train_model(folder / "m0", folder / name, rows, settings, seed=3, lora=lora, launch=command)
+        for name, command in (("one", None), ("two", DDP))
+    )
+    torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
+    assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
+    assert (folder / "two" / "adapter_config.json").exists() == (lora is not None)
+
+
+def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_model(folder, monkeypatch):
+    rows, settings = EXAMPLES * 200, {"learning_rate": 1e-3, "epochs": 4, "batch_size": 8}
+    popen = subprocess.Popen
+
+    def killed(*args, **kwargs):
+        process = popen(*args, **kwargs)
+        while not (workers := psutil.Process(process.pid).children()):
+            time.sleep(0.05)
+        time.sleep(8)  # it has begun to train; if not yet, the kill comes during its start
+        workers[0].send_signal(signal.SIGKILL)
+        return process
+
+    monkeypatch.setattr(launch_module.subprocess, "Popen", killed)
+    with pytest.raises(ChildProcessError, match="ended with exit code 1 and left no model.*run again"):
+        train_model(folder / "m0", folder / "m1", rows, settings, seed=3, launch=DDP)
+    assert [path.name for path in folder.iterdir()] == ["m0"]
+
+    monkeypatch.setattr(launch_module.subprocess, "Popen", popen)
+    rows, settings = rows[:16], settings | {"epochs": 1}
+    train_model(folder / "m0", folder / "m1", rows, settings, seed=3, launch=DDP)
+    train_model(folder / "m0", folder / "again", rows, settings, seed=3)
+    assert_same_weights(load_model(folder / "m1"), load_model(folder / "again"), atol=1e-4)
+
+
+def test_the_processes_end_with_the_notebook(folder):
+    command = "import sys; from cream.launch import train_model; train_model('models/m0', 'models/m1', {}, {}, 3, launch={!r})"
+    settings = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 8}
+    notebook = subprocess.Popen([sys.executable, "-c", command.format(EXAMPLES * 4, settings, DDP)])
+    while len(processes := psutil.Process(notebook.pid).children(recursive=True)) < 3:  # the launcher and two more
+        assert notebook.poll() is None
+        time.sleep(0.1)
+    time.sleep(6)
+    notebook.kill()
+    notebook.wait()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, make_model, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="a batch_size of 4 cannot be shared by 3 processes"):
+        fine_tune(make_model(), EXAMPLES, SETTINGS, seed=1)
+
+
+def test_every_row_comes_once_an_epoch_and_batches_are_filled_up_with_weight_0():
+    ordered = in_order([{"id": i} for i in range(5)], epochs=3, batch_size=4, seed=1)
+    assert len(ordered) == 3 * 8
+    epochs = [ordered[:8], ordered[8:16], ordered[16:]]
+    for epoch in epochs:
+        assert sorted(row["id"] for row in epoch if row["weight"]) == [0, 1, 2, 3, 4]
+        assert [row["weight"] for row in epoch] == [1.0] * 5 + [0.0] * 3
+    assert len({tuple(row["id"] for row in epoch[:5]) for epoch in epochs}) == 3
+
+
+def test_a_launcher_that_fails_is_named(folder):
+    with pytest.raises(ChildProcessError, match="training by `false` .*exit code 1"):
+        train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch="false")

@@ -1,0 +1,81 @@
+"""Sampling and scoring spread over two Ray workers on this machine: the rows of one process."""
+
+import os
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from cream.logprobs import score
+from cream.models import save_model
+from cream.sampling import sample
+from cream.workers import spread
+
+ROOT = Path(__file__).parents[1]
+PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(24)]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")  # for the workers
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path, model, tokenizer):
+    save_model(model, tokenizer, tmp_path / "m0")
+    return tmp_path / "m0"
+
+
+def test_two_workers_write_and_score_what_one_process_does(folder):
+    settings = dict(responses=3, temperature=1.0, top_p=0.9, max_new_tokens=8, seed=5, chunk=5)
+    one, two = (sample(folder, PROMPTS, workers=workers, **settings) for workers in (1, 2))
+    assert two == one
+    assert len({tuple(row["tokens"]) for row in one[0] + one[5]}) > 3  # no two chunks draw alike
+
+    prompts = [prompt for prompt in PROMPTS for _ in range(3)]
+    tokens = [row["tokens"] for rows in one for row in rows]
+    tokens[1] = tokens[0]
+    one, two = (score(folder, prompts, tokens, workers=workers, chunk=5) for workers in (1, 2))
+    torch.testing.assert_close(two, one, atol=1e-4, rtol=0)
+    assert two.dtype == torch.float32 and two.shape == (72,) and two[0] == two[1]
+
+
+def slow_square():
+    def work(number):
+        time.sleep(0.5)
+        return [number**2, os.getpid()]
+
+    return work
+
+
+def test_a_killed_worker_is_replaced_and_loses_nothing():
+    killed = []
+
+    def kill_one():
+        """The first worker that is seen, two seconds later, when it is at work."""
+        while not killed:
+            workers = [p for p in psutil.Process().children(recursive=True) if "MapWorker" in " ".join(p.cmdline())]
+            if len(workers) == 2:
+                time.sleep(2)
+                workers[0].send_signal(signal.SIGKILL)
+                killed.append(workers[0].pid)
+            time.sleep(0.1)
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    results = spread(slow_square, list(range(24)), workers=2, progress="squares")
+    assert killed
+    assert [square for square, _ in results] == [number**2 for number in range(24)]
+    processes = {process for _, process in results}
+    assert len(processes) >= 2 and len(processes - set(killed)) >= 2  # another took its place
+
+
+def test_more_workers_than_the_cluster_has_room_for_are_refused():
+    with pytest.raises(ValueError, match="scale.workers: the Ray cluster has 0 GPUs and .* too few for 1000 workers"):
+        spread(partial(slow_square), [1, 2], workers=1000, progress="squares")
