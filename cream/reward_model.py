@@ -6,12 +6,14 @@ follows. Where the pad token is also the end token, that is the token before it,
 
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from cream.data import ask, chat_ids
 from cream.hub import model_folder
+from cream.models import fast_dtype
 from cream.training import one_gpu, optimiser_settings, train
 
 
@@ -27,8 +29,9 @@ def train_reward_model(model, tokenizer, pairs, settings, seed):
             for pair in pairs
         ]
     )
-    arguments = optimiser_settings(settings, seed) | {"bf16": True, "num_train_epochs": settings["epochs"]}
-    config = one_gpu(RewardConfig(**arguments, max_length=None))  # None: no pair is left out
+    arguments = optimiser_settings(settings, seed) | {"bf16": fast_dtype() == torch.bfloat16}
+    # max_length None: no pair is left out.
+    config = one_gpu(RewardConfig(**arguments, num_train_epochs=settings["epochs"], max_length=None))
     trainer = RewardTrainer(model, args=config, train_dataset=data, processing_class=tokenizer)
     curve = train(trainer)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # the forward pass is in fp32 again

@@ -9,12 +9,12 @@ import torch
 from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor
 
-from cream.models import base_of, load_model, load_tokenizer
+from cream.models import base_of, fast_dtype, load_model, load_tokenizer
 from cream.workers import spread
 
 
 def sample(folder, prompts, *, engine="transformers", workers=1, seed=0, chunk=256, **settings):
-    """N responses to each prompt by the model in `folder`, in bf16, written by "transformers" or "vllm".
+    """N responses to each prompt by the model in `folder`, written by "transformers" or "vllm", in bf16 where that is fast.
 
     `prompts` is a list of lists of token ids; `settings` are those of `generate`. Both engines return the same rows, and
     draw from the same distribution, but not the same responses. Each `chunk` of prompts draws from a seed of its own,
@@ -36,7 +36,7 @@ def _writer(folder, engine, length, seed, settings):
     if engine == "vllm":
         write = partial(generate_with_vllm, start_vllm(folder, length), folder)
     else:
-        write = partial(generate, load_model(folder, dtype=torch.bfloat16), load_tokenizer(folder))
+        write = partial(generate, load_model(folder, dtype=fast_dtype()), load_tokenizer(folder))
     return lambda chunk, progress=None: write(chunk[0], seed=seed + chunk[1], progress=progress, **settings)
 
 

@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer
 
 from cream.logprobs import response_logprobs
 from cream.losses import cream_loss
-from cream.models import save_model
+from cream.models import fast_dtype, save_model
 
 MICRO_BATCH = 4  # sequences (SFT) or pairs (DPO) in one forward pass; the global batch is reached by accumulation
 
@@ -91,8 +91,8 @@ class SFTTrainer(Trainer):
     loss_is_scaled_for_ga = True  # compute_loss divides by the global batch, so accumulation must not divide again
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # Autocast keeps the weights in fp32 and is about twice as fast on CPUs with bf16 instructions.
-        with torch.autocast(self.args.device.type, torch.bfloat16):
+        # Autocast keeps the weights in fp32, and is about twice as fast on CPUs with bf16 instructions.
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
             logps = response_logprobs(model, inputs["prompt_ids"], inputs["response_ids"], max_tokens=None)
         return -(logps * _weights(inputs, logps)).sum() / num_items_in_batch
 

@@ -191,3 +191,28 @@ def test_the_command_prints_one_sentence_a_problem(tmp_path):
     assert sorted(line.split(": ")[1] for line in lines) == ["dpo.beta", "sampling.responses"]
     missing = command_with(changed({"data.source": "my-data"}))
     assert (missing.returncode, len(missing.stderr.splitlines())) == (1, 1)
+
+
+def test_a_missing_ray_or_launcher_is_told_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"scale\.workers: Ray is not installed: run `pip install -e \.\[ray\]`"):
+        check_machine(changed({"scale.workers": 2}), tmp_path)
+    with pytest.raises(ValueError, match=r"scale\.launch: there is no program no-such-launcher here"):
+        check_machine(changed({"scale.launch": "no-such-launcher --num_processes 2"}), tmp_path)
+    check_machine(changed({"scale.launch": "env accelerate launch"}), tmp_path)
+
+
+def test_a_launcher_lets_several_devices_hold_what_one_cannot(tmp_path, monkeypatch):
+    write_model(tmp_path / "base", 250)
+    monkeypatch.setattr(check, "_memory", lambda: (4 * 250, "a GPU"))
+    full = {"model.base": "./base", "model.warmup": None}
+    with pytest.raises(ValueError, match="set model.lora .* or scale.launch"):
+        check_machine(changed(full), tmp_path)
+    launched = full | {"scale.launch": "env accelerate launch"}
+    check_machine(changed(launched), tmp_path)
+    with pytest.raises(ValueError, match="gradients and optimizer moments"):  # a warm-up is trained on one
+        warmup = {"examples": 8, "epochs": 1, "learning_rate": 1.0e-5, "batch_size": 8}
+        check_machine(changed(launched | {"model.warmup": warmup}), tmp_path)
+    monkeypatch.setattr(check, "_memory", lambda: (4 * 250 - 1, "a GPU"))  # each samples with all weights
+    with pytest.raises(ValueError, match="the weights of"):
+        check_machine(changed(launched), tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from test_training import EXAMPLES, LORA, SETTINGS, assert_same_weights, pairs_of
 
 from cream import launch as launch_module
@@ -122,3 +123,10 @@ def test_every_row_comes_once_an_epoch_and_batches_are_filled_up_with_weight_0()
 def test_a_launcher_that_fails_is_named(folder):
     with pytest.raises(ChildProcessError, match="training by `false` .*exit code 1"):
         train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch="false")
+
+
+@pytest.mark.parametrize("name, kind", [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("deepspeed", "DEEPSPEED")])
+def test_accelerate_reads_the_settings_and_leaves_precision_to_the_trainer(name, kind):
+    config = load_config_from_file(str(ROOT / "launch" / f"{name}.yaml"))
+    assert config.distributed_type == kind
+    assert config.mixed_precision in (None, "no")

@@ -4,7 +4,7 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from cream.logprobs import response_logprobs
-from cream.models import EMBEDDED_WHEEL, fetch_base, load_model, load_tokenizer, save_model
+from cream.models import EMBEDDED_WHEEL, fast_dtype, fetch_base, load_model, load_tokenizer, save_model
 from cream.sampling import generate
 
 
@@ -88,3 +88,12 @@ def test_models_are_loaded_for_reading_or_for_training(tmp_path, model, tokenize
     assert not load_model(tmp_path / "m1").training
     assert load_model(tmp_path / "m1", trainable=True).training
     assert load_model(tmp_path / "m1", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_bf16_is_taken_only_where_it_is_fast(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for supported, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda supported=supported: supported)
+        assert fast_dtype() == dtype
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert fast_dtype() == torch.bfloat16

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from cream.files import read_rows, write_rows
 
@@ -216,6 +217,34 @@ def test_models_and_data_go_through_a_remote_and_nothing_runs_again(finished, tm
     for model in ("m0", "cream-m3"):
         file = f"models/{model}/model.safetensors"
         assert (clone / file).read_bytes() == (finished / file).read_bytes()
+
+
+def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tmp_path):
+    """`scale` in params.yaml: no stage is out of date, and what the stages make when forced is the same."""
+    folder = tmp_path / "scaled"
+    shutil.copytree(finished, folder, symlinks=True)
+    params = (folder / "params.yaml").read_text()
+    launch = "accelerate launch --config_file launch/ddp.yaml --num_processes 2"
+    (folder / "params.yaml").write_text(
+        params.replace("scale: {workers: 1, launch: null}", f"scale: {{workers: 2, launch: {launch}}}")
+    )
+    assert not run(folder, "dvc", "status", "sample", "rank", "train", "evaluate", "sft", "base", "--json").stdout.strip("{}\n")
+    for notebook, argument in (
+        ("03_sft", None),
+        ("04_sample", "policy=m1"),
+        ("05_rank", "policy=m1"),
+        ("06_train", "model_name=cream-m2"),
+        ("07_evaluate", "model_name=cream-m2"),
+    ):
+        command = [sys.executable, "-m", "cream.stage", f"notebooks/{notebook}.ipynb", "page.html"]
+        run(folder, *command, *([argument] if argument else []))
+    for file in ("data/samples/m1.jsonl", "data/answers/cream-m2.jsonl"):
+        assert read_rows(folder / file) == read_rows(finished / file)
+    for ours, theirs in zip(*(read_rows(place / "data/pairs/cream-m2.jsonl") for place in (folder, finished)), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    for model in ("m1", "cream-m2"):
+        ours, theirs = (load_file(place / "models" / model / "model.safetensors") for place in (folder, finished))
+        assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-4
 
 
 def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):
