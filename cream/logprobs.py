@@ -1,10 +1,12 @@
 """The log-prob of a response: one definition, called by fine-tuning, ranking and preference training alike."""
 
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from cream.models import load_model
@@ -87,30 +89,74 @@ def _length(row):
     return len(prompt) + sum(map(len, responses))
 
 
-def _score(model, rows):
+def _score(model, rows, fused=True):
     """The sums of one forward pass, row by row, response by response."""
     ids, positions, segments, predictors = zip(*(_lay_out(*row) for row in rows))
     ids, positions = (pad_sequence(list(x), batch_first=True) for x in (ids, positions))
     segments = pad_sequence(list(segments), batch_first=True, padding_value=-1)
     predictors = pad_sequence(list(predictors), batch_first=True)
     device = next(model.parameters()).device
+    inner = getattr(model, "module", model)  # out of what trains it in several processes
+    _check_window(inner.config, positions.max().item() + 1)
 
-    # Logits before the one that predicts the first response token are not computed.
-    start = min(len(prompt) for prompt, _ in rows) - 1
-    logits = model(
-        input_ids=ids.to(device),
-        position_ids=positions.to(device),
-        attention_mask=_visible(segments.to(device), model),
-        logits_to_keep=ids.shape[1] - start,
-        use_cache=False,
-    ).logits
     row, token = (segments > 0).nonzero(as_tuple=True)
-    logits = logits[row, predictors[row, token] - start].float()
-    logprobs = logits.gather(-1, ids[row, token, None].to(device)).squeeze(-1) - logits.logsumexp(dim=-1)
+    row, predictor, target = (x.to(device) for x in (row, predictors[row, token], ids[row, token]))
+    head = inner.get_output_embeddings()
+    linear, made = head.forward, []
+
+    def log_probs(hidden):
+        hidden = hidden[row, predictor]
+        made.append(_log_probs(linear, hidden, target) if fused else linear(hidden))
+        return made[-1]
+
+    with _in_place_of(head, log_probs):
+        output = model(
+            input_ids=ids.to(device),
+            position_ids=positions.to(device),
+            attention_mask=_visible(segments.to(device), inner),
+            use_cache=False,
+        ).logits
+    if fused and not torch.equal(output, made[0]):  # this architecture scales or caps its logits afterwards
+        return _score(model, rows, fused=False)
+    logprobs = output if fused else _log_probs(torch.nn.Identity(), output, target)
 
     lengths = torch.tensor([len(response) for _, responses in rows for response in responses], device=device)
     which = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
     return torch.zeros(len(lengths), device=device).index_add(0, which, logprobs)
+
+
+@contextmanager
+def _in_place_of(head, forward):
+    """While it lasts, the model's output layer is `forward`, also where the model is called through what wraps it."""
+    before = vars(head).get("forward")
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+        if before:
+            head.forward = before
+
+
+def _log_probs(linear, hidden, targets, chunk=256):
+    """log p of each target in fp32, `[tokens]`. The logits of a chunk of tokens are made, used and forgotten, and made
+    again for the gradient, so that memory does not grow with the vocabulary times the tokens."""
+
+    def of_chunk(hidden, targets):
+        logits = linear(hidden).float()
+        return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
+
+    chunks = zip(hidden.split(chunk), targets.split(chunk))
+    return torch.cat([checkpoint(of_chunk, *each, use_reentrant=False) for each in chunks])
+
+
+def _check_window(config, length):
+    window = getattr(config, "sliding_window", None)
+    if window and length > window:
+        raise ValueError(
+            f"a prompt with its response has {length} tokens, and the model sees {window} at a time (its sliding window): "
+            "leave long prompts out or lower max_new_tokens"
+        )
 
 
 def _lay_out(prompt, responses):
@@ -130,7 +176,6 @@ def _visible(segments, model):
     causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
     seen, by = segments[:, None, None, :], segments[:, None, :, None]
     visible = causal & ((seen == 0) | (seen == by))
-    model = getattr(model, "module", model)  # out of what trains it in several processes
     if model.config._attn_implementation == "eager":  # adds its mask instead of choosing by it
         visible = torch.where(visible, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
     return visible

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.masking_utils import sdpa_mask
 from transformers.utils.logging import disable_progress_bar
 
 from cream.hub import model_folder
@@ -58,11 +60,33 @@ def load_model(folder, dtype=torch.float32, trainable=False):
     any other goes to the GPU if there is one."""
     base = base_of(folder)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, local_files_only=True)
+    if model.config._attn_implementation == "sdpa" and not torch.cuda.is_available():
+        model.set_attn_implementation("grouped_sdpa")
     if base != Path(folder):
         model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     if trainable:
         return model.train()
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def grouped_sdpa(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **_):
+    """Attention in which query heads share their key and value head. Where there is a mask, transformers' own sdpa
+    copies the head for each of them, which on a CPU takes several times as long as the attention itself."""
+    output = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=dropout,
+        scale=scaling,
+        is_causal=attention_mask is None and query.shape[2] > 1,
+        enable_gqa=True,
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("grouped_sdpa", grouped_sdpa)
+AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
 
 
 def fast_dtype():

@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.nn.functional import pad
 from tqdm import tqdm
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig
 
 from cream.models import base_of, fast_dtype, load_model, load_tokenizer
 from cream.workers import spread
@@ -64,12 +65,6 @@ def generate(
     """
     torch.manual_seed(seed)
     ends = _end_tokens(model.generation_config)
-    settings = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(ends),
-        pad_token_id=min(ends),
-    )
     # Prompts of like length share a batch, so there is little padding; answers go back to the order given.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     length = max(map(len, prompts), default=0) + max_new_tokens
@@ -77,17 +72,65 @@ def generate(
     rows = [[] for _ in prompts]
     with tqdm(total=len(prompts) * responses, desc=progress, unit="response", disable=not progress) as bar:
         for start in range(0, len(order), size):
-            batch = [i for i in order[start : start + size] for _ in range(responses)]
-            generated = model.generate(
-                **_left_padded([prompts[i] for i in batch], model.device),
-                generation_config=settings,
-                logits_processor=[DrawFromNucleus(temperature, top_p)] if temperature > 0 else [],
-            )
-            longest = max(len(prompts[i]) for i in batch)
-            for i, tokens in zip(batch, generated[:, longest:].tolist()):
-                rows[i].append(_response(tokens, ends, tokenizer))
+            batch = order[start : start + size]
+            written = _write(model, [prompts[i] for i in batch], responses, temperature, top_p, max_new_tokens, ends)
+            for k, tokens in enumerate(written):
+                rows[batch[k // responses]].append(_response(tokens, ends, tokenizer))
                 bar.update()
     return rows
+
+
+def _write(model, prompts, responses, temperature, top_p, max_new_tokens, ends):
+    """The tokens of each response, prompt after prompt; what follows an end token has no meaning.
+
+    A prompt is computed once for all of its responses, and a response that has ended is soon computed no further.
+    """
+    ids, mask = _left_padded(prompts, model.device)
+    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, use_cache=True)
+    cache, logits = output.past_key_values, output.logits[:, -1]
+    cache.batch_repeat_interleave(responses)
+    mask, positions, logits = (x.repeat_interleave(responses, dim=0) for x in (mask, positions[:, -1:], logits))
+
+    written = [[] for _ in logits]
+    running, ended = list(range(len(written))), set()  # which response each row of the batch is
+    for left in reversed(range(max_new_tokens)):
+        tokens = draw(logits, temperature, top_p)
+        for i, token in zip(running, tokens.tolist()):
+            written[i].append(token)
+            if token in ends:
+                ended.add(i)
+        going = [row for row, i in enumerate(running) if i not in ended]
+        if not going or not left:
+            break
+        if len(going) <= 0.9 * len(running):  # not for each: to leave rows out costs a copy of the cache
+            running, going = [running[row] for row in going], torch.tensor(going, device=model.device)
+            cache.batch_select_indices(going)
+            mask, positions, tokens = mask[going], positions[going], tokens[going]
+        mask, positions = pad(mask, (0, 1), value=1), positions + 1
+        output = model(input_ids=tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache)
+        logits = output.logits[:, -1]
+    return written
+
+
+def draw(logits, temperature, top_p, likeliest=256):
+    """The next token of each row, `[rows]`, of `[rows, vocabulary]` logits: from the fewest tokens that together reach
+    `top_p`, at that temperature; the likeliest one at temperature 0.
+
+    To sort the whole vocabulary takes more time than a small model does. So only the `likeliest` tokens are looked at,
+    and all in those rows where these do not reach top_p.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits.float() / temperature
+    best, tokens = logits.topk(min(likeliest, logits.shape[-1]))
+    best = (best - logits.logsumexp(dim=-1, keepdim=True)).exp()
+    before = best.cumsum(dim=-1) - best
+    drawn = tokens.gather(-1, torch.multinomial(best * (before < top_p), 1)).squeeze(-1)
+    wide = best.sum(dim=-1) < top_p
+    if likeliest < logits.shape[-1] and wide.any():
+        drawn[wide] = draw(logits[wide], 1.0, top_p, likeliest=logits.shape[-1])
+    return drawn
 
 
 def start_vllm(folder, length):
@@ -158,26 +201,6 @@ def generate_with_vllm(
     return rows
 
 
-class DrawFromNucleus(LogitsProcessor):
-    """Draws the next token by temperature and top-p and rules out all others.
-
-    transformers' own sampling sorts the vocabulary and draws a random number for every token of it, which takes more
-    time than a small model does. Here only the likeliest tokens are looked at, and all where those do not reach top_p.
-    """
-
-    def __init__(self, temperature, top_p, likeliest=256):
-        self.temperature, self.top_p, self.likeliest = temperature, top_p, likeliest
-
-    def __call__(self, input_ids, scores):
-        probabilities = (scores.float() / self.temperature).softmax(dim=-1)
-        best, tokens = probabilities.topk(min(self.likeliest, probabilities.shape[-1]))
-        if (best.sum(dim=-1) < self.top_p).any():
-            best, tokens = probabilities.sort(dim=-1, descending=True)
-        before = best.cumsum(dim=-1) - best
-        drawn = tokens.gather(-1, torch.multinomial(best * (before < self.top_p), 1))
-        return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
-
-
 def _batch_size(model, tokens):
     """How many sequences of so many tokens to write at once: on a GPU, as many as leave half of its free memory when
     their keys and values are kept, up to 512. On a CPU more than 64 are not faster."""
@@ -203,7 +226,7 @@ def _left_padded(prompts, device):
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
-    return {"input_ids": ids, "attention_mask": mask.long()}
+    return ids, mask.long()
 
 
 def _response(tokens, ends, tokenizer):

@@ -74,7 +74,7 @@ IN_ORDER = dict(num_train_epochs=1, train_sampling_strategy="sequential")
 def in_order(rows, epochs, batch_size, seed):
     """The rows of all epochs, each shuffled anew and filled up to whole batches with a row of weight 0.
 
-    Left to the trainer, a last and smaller batch would be filled up with rows that have been trained on already, where
+    A batch holds its rows by length: those of like length meet in a forward pass, and the batch is the same. Left to the trainer, a last and smaller batch would be filled up with rows that have been trained on already, where
     several processes share it.
     """
     ordered = []
@@ -82,7 +82,12 @@ def in_order(rows, epochs, batch_size, seed):
         shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
         ordered += [{**rows[i], "weight": 1.0} for i in shuffled]
         ordered += [{**rows[0], "weight": 0.0}] * (-len(rows) % batch_size)
-    return ordered
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    return [row for batch in batches for row in sorted(batch, key=_length)]
+
+
+def _length(row):
+    return sum(len(tokens) for column, tokens in row.items() if column.endswith("_ids"))
 
 
 class SFTTrainer(Trainer):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
 
 from cream.logprobs import response_logprobs
 
@@ -41,6 +41,34 @@ def test_equals_one_at_a_time_in_the_order_given(family, attention, max_tokens):
     model = toy(family, attention)
     sums = response_logprobs(model, PROMPTS, RESPONSES, max_tokens=max_tokens)
     torch.testing.assert_close(sums, naive_all(model), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_an_architecture_that_caps_its_logits_is_scored_with_the_cap():
+    torch.manual_seed(0)
+    config = Gemma2Config(**shape, **small, head_dim=16, final_logit_softcapping=2.0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    torch.testing.assert_close(response_logprobs(model, PROMPTS, RESPONSES), naive_all(model), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_text_longer_than_a_sliding_window_is_refused():
+    model = AutoModelForCausalLM.from_config(MistralConfig(**shape, **small, sliding_window=6)).eval()
+    short = [[1, 2, 3], [7]], [[10, 11, END], [20]]
+    torch.testing.assert_close(response_logprobs(model, *short), naive_all(model, *short), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="9 tokens.*sees 6 at a time"):
+        response_logprobs(model, PROMPTS, RESPONSES)
+
+
+def test_the_output_layer_computes_response_tokens_alone_and_few_at_a_time(model):
+    computed, head = [], model.get_output_embeddings()
+    prompts, responses = [[1, 2, 3], [4] * 50, [1, 2, 3]], [[5] * 300, [6], [7, 8]]
+    linear = head.forward
+    head.forward = lambda hidden: computed.append(hidden.shape[0]) or linear(hidden)
+    response_logprobs(model, prompts, responses, max_tokens=None).sum().backward()
+    assert computed == [256, 47, 47, 256]  # 303 tokens, made again for the gradient
+    head.forward(torch.zeros(1, head.in_features))
+    assert computed[-1] == 1  # the model's own layer is back in its place
 
 
 @torch.no_grad()

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from scipy import stats
-from transformers import GPT2Config, LlamaConfig, TopPLogitsWarper
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, TopPLogitsWarper
 
-from cream.sampling import DrawFromNucleus, _batch_size, generate
+from cream.sampling import _batch_size, draw, generate
 
 END = 0
 PROMPTS = [[9, 8, 7, 6, 5, 4, 3], [20], [30, 31, 32], [40, 41], [9, 8]]  # of mixed lengths, not in their order
@@ -116,13 +116,48 @@ def test_a_draw_from_a_large_vocabulary_is_from_the_nucleus_of_transformers(spre
     torch.manual_seed(0)
     scores = spread * torch.randn(1, 5000)
     nucleus = TopPLogitsWarper(0.9)(None, scores / 0.8).softmax(-1)[0].double()
-    drawn = DrawFromNucleus(0.8, 0.9)(None, scores.expand(20_000, -1)).argmax(-1)
+    drawn = draw(scores.expand(20_000, -1), 0.8, 0.9)
     assert (nucleus[drawn] > 0).all()
     # Tokens of like probability share a class.
     classes = (nucleus.log().nan_to_num(neginf=-99.0) - nucleus.max().log()).clamp(min=-8).round().long().abs()
     observed, expected = torch.bincount(classes[drawn], minlength=9), torch.bincount(classes, nucleus, minlength=9)
     common = expected * 20_000 >= 5
     assert stats.chisquare(observed[common], 20_000 * expected[common], sum_check=False).pvalue > 1e-4
+
+
+def test_rows_that_need_the_whole_vocabulary_stand_beside_rows_that_do_not():
+    torch.manual_seed(0)
+    wide, narrow = torch.zeros(1, 5000), 50 * torch.eye(5000)[[7]]  # every token alike; one token alone
+    drawn = draw(torch.cat([wide, narrow, wide, narrow]).repeat(500, 1), 1.0, 0.95)
+    assert (drawn[1::2] == 7).all()
+    assert drawn[::2].unique().numel() > 800  # of 1000 drawn, far more than the 256 that are looked at first
+    assert 1500 < drawn[::2].double().mean() < 3500
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mistral"])
+def test_other_architectures_write_what_a_plain_loop_writes(family, tokenizer):
+    shape = dict(vocab_size=len(tokenizer), eos_token_id=END, bos_token_id=None, initializer_range=0.5)
+    small = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    configs = {
+        "gpt2": GPT2Config(**shape, n_embd=64, n_layer=2, n_head=4, n_positions=128),  # learned, absolute positions
+        "mistral": MistralConfig(**shape, **small, sliding_window=6),
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configs[family]).eval()
+    model.generation_config.eos_token_id = END
+    rows = generate(model, tokenizer, PROMPTS, max_new_tokens=12)
+    assert tokens_of(rows) == [[naive_greedy(model, prompt, 12)] for prompt in PROMPTS]
+
+
+def test_a_prompt_is_computed_once_and_an_ended_response_no_further(model, tokenizer):
+    computed = []
+    model.register_forward_pre_hook(lambda module, args, inputs: computed.append(inputs["input_ids"].shape), with_kwargs=True)
+    settings = dict(responses=20, temperature=1.0, max_new_tokens=6, seed=1)
+    rows = sum(generate(likely_to_stop(model), tokenizer, PROMPTS, **settings, batch_size=100), [])
+    assert computed[0] == (5, 7) and computed[1][1] == 1  # the prompts, then a token at a time
+    lengths = torch.tensor([len(row["tokens"]) for row in rows])
+    for step, (batch, _) in enumerate(computed[1:], start=1):
+        assert (lengths > step).sum() <= batch <= (lengths > step).sum() / 0.9 + 1
 
 
 LLAMA_3 = LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8)
