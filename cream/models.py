@@ -13,7 +13,13 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.logging import disable_progress_bar
 

@@ -67,6 +67,9 @@ def _run(path, parameters):
     # The kernel runs in notebooks/, as it does in Jupyter, and imports the package of this folder.
     os.environ |= {"PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore:IProgress not found"}
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    # glibc gives every large block back to the system and gets it anew, page by page, in each layer of a model.
+    os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**36))
     return papermill.execute_notebook(
         path,
         None,

@@ -271,6 +271,8 @@ def test_notebook_runs_as_in_jupyter(finished, notebook):
         pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e .[eval]")
     if notebook == "14_engines.ipynb":
         pytest.skip("needs vLLM, and heads larger than the tiny model's: see test_vllm.py")
+    if notebook == "15_speed.ipynb":
+        shutil.copytree(ROOT / "reports" / "benchmarks", finished / "reports" / "benchmarks")
     run(
         finished,
         sys.executable,

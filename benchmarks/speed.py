@@ -1,0 +1,395 @@
+"""Times sampling, scoring and preference training beside the ordinary ways, on the same inputs, and compares results.
+
+    python benchmarks/speed.py --model models/m1 --questions data/splits/prompts-1.jsonl
+
+Every way has a process of its own, which loads its model once. The ways take turns, so that whatever else the machine
+does meets them all. The first turn warms up and measures memory; the others are timed. All ways compute in fp32, the
+precision of ranking and training; sampling in what the machine is fast at. Writes reports/benchmarks/speed.json, which
+notebooks/15_speed.ipynb shows.
+"""
+
+import argparse
+import os
+import platform
+import re
+import time
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import GenerationConfig
+from trl import DPOConfig, DPOTrainer
+
+from cream.data import prompt_ids
+from cream.files import read_rows, write_json
+from cream.logprobs import response_logprobs, score
+from cream.models import fast_dtype, load_model, load_tokenizer
+from cream.sampling import generate, generate_with_vllm, sample, start_vllm
+from cream.training import in_order, optimiser_settings, preference_trainer, train
+
+N = 5
+SAMPLING = dict(responses=N, temperature=0.8, top_p=0.95, max_new_tokens=48)
+TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=8)
+OFFICIAL_BATCH = 6
+GROWTH = [(1, 48), (3, 48), (5, 48), (5, 8)]  # N, and the longest response
+
+
+def main():
+    options = _options()
+    folder = options.model.resolve()
+    tokenizer = load_tokenizer(folder)
+    prompts = [prompt_ids(tokenizer, row) for row in read_rows(options.questions)[: options.prompts]]
+    written = sample(folder, prompts, **SAMPLING)
+    responses = [[response["tokens"] for response in rows] for rows in written]
+    inputs = {
+        "sampling": prompts,
+        "scoring": _pairs(prompts, responses),
+        "scoring, short answers": _pairs(prompts, [_letters(tokenizer)] * len(prompts)),
+        "training": _preferences(folder, prompts, responses),
+    }
+    found = {
+        what: measure({way: partial(load, folder, rows) for way, load in _ways(what).items()}, options.repeats, what)
+        for what, rows in inputs.items()
+    }
+    write_json(
+        "reports/benchmarks/speed.json",
+        {
+            "machine": _machine(),
+            "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
+            "model": options.model.name,
+            "prompts": len(prompts),
+            "responses to each": N,
+            "mean tokens of a prompt": sum(map(len, prompts)) / len(prompts),
+            "mean tokens of a response": sum(len(r) for rows in responses for r in rows) / len(prompts) / N,
+            "measurements": found,
+            "machine_rate": _machine_rate(),
+            "operations": {what: _operations(folder, inputs[what]) for what in ("scoring", "scoring, short answers")},
+            "growth": [_growth(folder, prompts, responses, *sizes) for sizes in GROWTH],
+        },
+    )
+
+
+# Sampling. A way takes the model's folder and its inputs, loads the model, and returns the work to time. The result of
+# sampling is the length of each response.
+
+
+def sampling_by_generate(folder, prompts):
+    """transformers' `generate`, prompts of like length in a batch of 64 responses, padded on the left."""
+    model, tokenizer = _plain(load_model(folder, fast_dtype())), load_tokenizer(folder)
+    end = tokenizer.eos_token_id
+    tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.eos_token
+    settings = GenerationConfig(
+        do_sample=True,
+        temperature=SAMPLING["temperature"],
+        top_p=SAMPLING["top_p"],
+        top_k=0,
+        max_new_tokens=SAMPLING["max_new_tokens"],
+        num_return_sequences=N,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+
+    def work():
+        lengths = []
+        for batch in _batches(sorted(prompts, key=len), 64 // N):
+            inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(model.device)
+            written = model.generate(**inputs, generation_config=settings)[:, inputs["input_ids"].shape[1] :]
+            lengths += ((written != end).sum(-1) + (written == end).any(-1)).tolist()
+        return lengths
+
+    return work
+
+
+def sampling_by_vllm(folder, prompts):
+    engine = start_vllm(folder, max(map(len, prompts)) + SAMPLING["max_new_tokens"])
+    return lambda: _lengths(generate_with_vllm(engine, folder, prompts, **SAMPLING))
+
+
+def sampling_by_cream(folder, prompts):
+    model, tokenizer = load_model(folder, fast_dtype()), load_tokenizer(folder)
+    return lambda: _lengths(generate(model, tokenizer, prompts, **SAMPLING))
+
+
+def _lengths(written):
+    return [len(response["tokens"]) for rows in written for response in rows]
+
+
+# Scoring. `pairs` are a prompt and a response; the results are log-probs.
+
+
+def scoring_by_the_official_way(folder, pairs):
+    """Batches of 6 in the order given, padded on the left, and the log-softmax of every position."""
+    model = _plain(load_model(folder))
+
+    @torch.inference_mode()
+    def work():
+        sums = []
+        for batch in _batches(pairs, OFFICIAL_BATCH):
+            width = max(len(prompt) + len(response) for prompt, response in batch)
+            pads = [width - len(prompt) - len(response) for prompt, response in batch]
+            ids = torch.tensor([[0] * pad + prompt + response for pad, (prompt, response) in zip(pads, batch)])
+            mask = torch.arange(width) >= torch.tensor(pads)[:, None]
+            ids, mask = ids.to(model.device), mask.long().to(model.device)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            logprobs = model(ids, attention_mask=mask, position_ids=positions).logits.log_softmax(-1)
+            logprobs = logprobs[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)
+            sums += [logprobs[i, -len(response) :].sum().item() for i, (_, response) in enumerate(batch)]
+        return sums
+
+    return work
+
+
+def scoring_by_trl(folder, pairs):
+    """`DPOTrainer.compute_ref_log_probs`, which takes two responses to a prompt, chosen and rejected.
+
+    Of an odd number of responses the last is left out; its result is None.
+    """
+    places = [(i + k, i + k + 1) for i in range(0, len(pairs), N) for k in range(0, N - 1, 2)]
+    rows = [
+        {"prompt_ids": pairs[a][0], "chosen_ids": pairs[a][1], "rejected_ids": pairs[b][1]} for a, b in places
+    ]
+    trainer = _trl_trainer(_plain(load_model(folder)), load_tokenizer(folder), rows)
+
+    def work():
+        sums = [None] * len(pairs)
+        for batch in _batches(list(zip(places, rows)), OFFICIAL_BATCH // 2):
+            inputs = trainer.data_collator([row for _, row in batch])
+            inputs = {name: values.to(trainer.model.device) for name, values in inputs.items()}
+            for ((a, b), _), *values in zip(batch, *trainer.compute_ref_log_probs(trainer.model, inputs)):
+                sums[a], sums[b] = (value.item() for value in values)
+        return sums
+
+    return work
+
+
+def scoring_by_vllm(folder, pairs):
+    """`prompt_logprobs` of prompt and response together."""
+    from vllm import SamplingParams, TokensPrompt
+
+    engine = start_vllm(folder, max(len(prompt) + len(response) for prompt, response in pairs) + 1)
+    settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+
+    def work():
+        requests = [TokensPrompt(prompt_token_ids=prompt + response) for prompt, response in pairs]
+        return [
+            sum(at[token].logprob for at, token in zip(done.prompt_logprobs[-len(response) :], response))
+            for (_, response), done in zip(pairs, engine.generate(requests, settings, use_tqdm=False))
+        ]
+
+    return work
+
+
+def scoring_by_cream(folder, pairs):
+    model = load_model(folder)
+
+    @torch.inference_mode()
+    def work():
+        return response_logprobs(model, *zip(*pairs)).tolist()
+
+    return work
+
+
+# Training: an epoch of DPO. The results are the losses of its steps.
+
+
+def training_by_trl(folder, pairs, precompute):
+    """TRL's DPOTrainer, with a reference model beside the policy or with the reference's log-probs computed first."""
+    model, tokenizer = _plain(load_model(folder, trainable=True)), load_tokenizer(folder)
+    reference = None if precompute else _plain(load_model(folder))
+    start = {name: weight.clone() for name, weight in model.state_dict().items()}
+    rows = [
+        {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+        for row in in_order(pairs, TRAINING["epochs"], TRAINING["batch_size"], seed=0)
+    ]
+
+    def work():
+        model.load_state_dict(start)
+        trainer = _trl_trainer(model, tokenizer, rows, reference, precompute)
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    return work
+
+
+def training_by_cream(folder, pairs):
+    """CREAM's trainer with C = 1, which is DPO. The reference's log-probs came with the ranking."""
+    model, tokenizer = load_model(folder, trainable=True), load_tokenizer(folder)
+    start = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    def work():
+        model.load_state_dict(start)
+        return train(preference_trainer(model, tokenizer, pairs, TRAINING, seed=0))["loss"].tolist()
+
+    return work
+
+
+class _TokenIdsTrainer(DPOTrainer):
+    def _prepare_dataset(self, dataset, *args):
+        return dataset  # already token ids, so that all train on the same ones
+
+
+def _trl_trainer(model, tokenizer, rows, reference=None, precompute=False):
+    settings = optimiser_settings(TRAINING, seed=0) | {"remove_unused_columns": True, "num_train_epochs": 1}
+    config = DPOConfig(
+        **settings,
+        beta=TRAINING["beta"],
+        train_sampling_strategy="sequential",
+        precompute_ref_log_probs=precompute,
+        max_length=None,
+    )
+    dataset = Dataset.from_list(rows)
+    dataset._fingerprint = os.urandom(8).hex()  # else the reference's log-probs of the last turn would be found again
+    return _TokenIdsTrainer(model, reference, args=config, train_dataset=dataset, processing_class=tokenizer)
+
+
+def _plain(model):
+    """The model with transformers' own attention, as the ordinary ways have it."""
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+def _batches(rows, size):
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+# What is measured, and how.
+
+
+def _ways(what):
+    """{way: a function that loads the model and returns the work}."""
+    vllm = find_spec("vllm") is not None
+    if what == "sampling":
+        ways = {"generate": sampling_by_generate, "cream": sampling_by_cream}
+        return ways | ({"vLLM": sampling_by_vllm} if vllm else {})
+    if what == "training":
+        return {
+            "TRL, reference model": partial(training_by_trl, precompute=False),
+            "TRL, precomputed": partial(training_by_trl, precompute=True),
+            "cream": training_by_cream,
+        }
+    ways = {"official": scoring_by_the_official_way, "TRL": scoring_by_trl, "cream": scoring_by_cream}
+    return ways | ({"vLLM": scoring_by_vllm} if vllm else {})
+
+
+def _pairs(prompts, responses):
+    return [(prompt, response) for prompt, written in zip(prompts, responses) for response in written]
+
+
+def _letters(tokenizer):
+    return [tokenizer(f"Answer: {letter}", add_special_tokens=False)["input_ids"] for letter in "ABCDE"[:N]]
+
+
+def _preferences(folder, prompts, responses):
+    """The first two responses to each prompt as a pair, with the log-probs that a ranking would have given."""
+    rows = [
+        {"prompt_ids": prompt, "chosen_ids": a, "rejected_ids": b, "consistency": 1.0}
+        for prompt, (a, b, *_) in zip(prompts, responses)
+    ]
+    for which in ("chosen", "rejected"):
+        sums = score(folder, prompts, [row[f"{which}_ids"] for row in rows])
+        for row, value in zip(rows, sums.tolist()):
+            row[f"ref_{which}_logps"] = value
+    return rows
+
+
+def _growth(folder, prompts, responses, count, longest):
+    """The official way's time over CREAM's with fewer and shorter responses, on half of the prompts."""
+    half = len(prompts) // 2
+    pairs = _pairs(prompts[:half], [[tokens[:longest] for tokens in rows[:count]] for rows in responses[:half]])
+    ways = {
+        "official": partial(scoring_by_the_official_way, folder, pairs),
+        "cream": partial(scoring_by_cream, folder, pairs),
+    }
+    found = measure(ways, 3, f"scoring, N = {count}, at most {longest} tokens")
+    official, own = (median(found[way]["seconds"]) for way in ways)
+    return {"N": count, "longest response": longest, "ratio": official / own}
+
+
+def _machine_rate():
+    """Operations a second in the multiplication of large fp32 matrices."""
+    a, seconds = torch.randn(2048, 2048), []
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(seconds)
+
+
+def _operations(folder, pairs):
+    """Those that scoring cannot do without: two a weight and token, leaving attention out."""
+    model = load_model(folder)
+    layers = sum(weight.numel() for name, weight in model.named_parameters() if ".layers." in name)
+    answered = sum(len(response) for _, response in set((tuple(p), tuple(r)) for p, r in pairs))
+    asked = sum(len(prompt) for prompt in set(tuple(prompt) for prompt, _ in pairs))
+    return 2 * layers * (asked + answered) + 2 * model.get_output_embeddings().weight.numel() * answered
+
+
+def measure(ways, repeats, what):
+    """{way: the seconds of each repeat, the peak in MB above the loaded model, and the result}."""
+    spawn, workers = get_context("spawn"), {}
+    for way, load in ways.items():
+        workers[way], there = spawn.Pipe()
+        spawn.Process(target=_serve, args=(there, load), daemon=True).start()
+    found = {way: {"seconds": []} for way in ways}
+    for turn in tqdm(range(repeats + 1), what, unit="turn"):
+        for way, connection in workers.items():
+            connection.send("go")
+            answer = connection.recv()
+            if isinstance(answer, Exception):
+                raise answer
+            seconds, peak, result = answer
+            if turn:
+                found[way]["seconds"].append(seconds)
+            else:
+                found[way] |= {"peak_mb": peak, "result": result}
+    for connection in workers.values():
+        connection.send("stop")
+    return found
+
+
+def _serve(connection, load):
+    """A way's process: it does its work whenever it is told to."""
+    try:
+        work = load()
+        while connection.recv() == "go":
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+            before, started = _memory("VmRSS"), time.perf_counter()
+            result = work()
+            connection.send((time.perf_counter() - started, _memory("VmHWM") - before, result))
+    except Exception as error:
+        connection.send(error)
+
+
+def _memory(field):
+    """MB of this process: VmRSS now, VmHWM at its peak."""
+    return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text()).group(1)) / 1024
+
+
+def _machine():
+    names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads, {fast_dtype()} sampling"
+
+
+def _options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("models/m1"))
+    parser.add_argument("--questions", type=Path, default=Path("data/splits/prompts-1.jsonl"))
+    parser.add_argument("--prompts", type=int, default=16, help="how many of the questions")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    for path in (options.model, options.questions):
+        if not path.exists():
+            parser.error(f"{path} is not there: run `make repro` first, or name another")
+    if options.prompts % TRAINING["batch_size"]:
+        parser.error(f"--prompts: give a multiple of {TRAINING['batch_size']}, so that every batch of training is full")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The ways that benchmarks/speed.py times: they must give the same results, or the times mean nothing."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from cream.models import save_model
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import speed  # noqa: E402
+
+PROMPTS = [[5, 6, 7, 8], [9], [10, 11, 12], [13, 14], [15, 16], [17], [18, 19, 20], [21]] * 2
+
+
+@pytest.fixture
+def folder(tmp_path, model, tokenizer):
+    save_model(model, tokenizer, tmp_path / "m1")
+    return tmp_path / "m1"
+
+
+@pytest.fixture
+def responses():
+    torch.manual_seed(0)
+    lengths = torch.randint(1, 9, (len(PROMPTS), speed.N)).tolist()
+    return [[torch.randint(4, 90, (length,)).tolist() for length in row] for row in lengths]
+
+
+def test_all_ways_score_alike(folder, responses):
+    pairs = speed._pairs(PROMPTS, responses)
+    official, trl, ours = (
+        way(folder, pairs)()
+        for way in (speed.scoring_by_the_official_way, speed.scoring_by_trl, speed.scoring_by_cream)
+    )
+    assert ours == pytest.approx(official, abs=1e-3)
+    left_out = [i for i, value in enumerate(trl) if value is None]
+    assert left_out == list(range(4, len(pairs), 5))  # two at a time, of five
+    assert [x for x in trl if x is not None] == pytest.approx(
+        [x for i, x in enumerate(official) if i % 5 != 4], abs=1e-3
+    )
+
+
+def test_all_ways_train_alike_in_every_turn(folder, responses):
+    pairs = speed._preferences(folder, PROMPTS, responses)
+    works = {way: load(folder, pairs) for way, load in speed._ways("training").items()}
+    losses = {way: work() for way, work in works.items()}
+    ours = losses["cream"]
+    assert len(ours) == 2 and ours[0] == pytest.approx(0.6931, abs=1e-4) and ours[1] != pytest.approx(ours[0], abs=1e-4)
+    for way, found in losses.items():
+        assert found == pytest.approx(ours, abs=1e-4), way
+    assert works["cream"]() == ours  # the next turn begins with the same weights
+
+
+def test_generate_counts_an_end_token_once(folder):
+    lengths = speed.sampling_by_generate(folder, PROMPTS)()
+    assert len(lengths) == len(PROMPTS) * speed.N
+    assert all(1 <= length <= speed.SAMPLING["max_new_tokens"] for length in lengths)
+
+
+def count_turns(first):
+    """A way whose result grows by one a turn."""
+    turns = iter(range(first, 100))
+    return lambda: [next(turns)]
+
+
+def test_ways_take_turns_in_processes_that_load_once():
+    found = speed.measure({"a": partial(count_turns, 0), "b": partial(count_turns, 50)}, 2, "test")
+    assert [found[way]["result"] for way in "ab"] == [[0], [50]]  # of the turn that warms up
+    assert [len(found[way]["seconds"]) for way in "ab"] == [2, 2]
+
+
+def test_what_goes_wrong_in_a_way_is_raised():
+    with pytest.raises(StopIteration):
+        speed.measure({"a": partial(count_turns, 100)}, 1, "test")
+
+
+def test_operations_are_two_a_weight_and_token(folder, model):
+    layers = sum(weight.numel() for weight in model.model.layers.parameters())
+    head = model.lm_head.weight.numel()
+    pairs = [([5, 6, 7], [8, 9]), ([5, 6, 7], [8, 9]), ([5, 6, 7], [4])]  # three prompt tokens, three response tokens
+    assert speed._operations(folder, pairs) == 2 * 6 * layers + 2 * 3 * head
