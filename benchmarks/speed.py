@@ -35,7 +35,7 @@ from cream.training import in_order, optimiser_settings, preference_trainer, tra
 
 N = 5
 SAMPLING = dict(responses=N, temperature=0.8, top_p=0.95, max_new_tokens=48)
-TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=8)
+TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=4)
 OFFICIAL_BATCH = 6
 GROWTH = [(1, 48), (3, 48), (5, 48), (5, 8)]  # N, and the longest response
 

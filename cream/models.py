@@ -55,7 +55,7 @@ def fetch_base(base, revision=None, root="."):
         _forget_quantization(model)
     if tokenizer.chat_template is None:
         raise ValueError(f"the base model {base!r} has no chat template: CREAM starts from a chat model")
-    # Only the end tokens are kept: `generate` would take a published repetition penalty, say, for every stage's.
+    # Only the end tokens are kept: what reads the folder could take a published repetition penalty, say, for its own.
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id if ends is None else ends)
     return model, tokenizer
