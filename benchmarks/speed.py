@@ -3,8 +3,8 @@
     python benchmarks/speed.py --model models/m1 --questions data/splits/prompts-1.jsonl
 
 Every way has a process of its own, which loads its model once. The ways take turns, so that whatever else the machine
-does meets them all. The first turn warms up and measures memory; the others are timed. All ways compute in fp32, the
-precision of ranking and training; sampling in what the machine is fast at. Writes reports/benchmarks/speed.json, which
+does meets them all. The first turn warms up and measures memory; the others are timed. Scoring and training are in fp32,
+sampling in what the machine is fast at, and vLLM in bf16. Writes reports/benchmarks/speed.json, which
 notebooks/15_speed.ipynb shows.
 """
 
@@ -18,7 +18,6 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 
 import torch
 from datasets import Dataset
@@ -60,13 +59,15 @@ def main():
     write_json(
         "reports/benchmarks/speed.json",
         {
-            "machine": _machine(),
-            "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
-            "model": options.model.name,
-            "prompts": len(prompts),
-            "responses to each": N,
-            "mean tokens of a prompt": sum(map(len, prompts)) / len(prompts),
-            "mean tokens of a response": sum(len(r) for rows in responses for r in rows) / len(prompts) / N,
+            "about": {
+                "machine": _machine(),
+                "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl")),
+                "model": options.model.name,
+                "prompts": len(prompts),
+                "responses to each": N,
+                "mean tokens of a prompt": sum(map(len, prompts)) / len(prompts),
+                "mean tokens of a response": sum(len(r) for rows in responses for r in rows) / len(prompts) / N,
+            },
             "measurements": found,
             "machine_rate": _machine_rate(),
             "operations": {what: _operations(folder, inputs[what]) for what in ("scoring", "scoring, short answers")},
@@ -306,8 +307,8 @@ def _growth(folder, prompts, responses, count, longest):
         "official": partial(scoring_by_the_official_way, folder, pairs),
         "cream": partial(scoring_by_cream, folder, pairs),
     }
-    found = measure(ways, 3, f"scoring, N = {count}, at most {longest} tokens")
-    official, own = (median(found[way]["seconds"]) for way in ways)
+    found = measure(ways, 1, f"scoring, N = {count}, at most {longest} tokens")
+    (official,), (own,) = (found[way]["seconds"] for way in ways)
     return {"N": count, "longest response": longest, "ratio": official / own}
 
 
@@ -380,7 +381,7 @@ def _options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("models/m1"))
     parser.add_argument("--questions", type=Path, default=Path("data/splits/prompts-1.jsonl"))
-    parser.add_argument("--prompts", type=int, default=16, help="how many of the questions")
+    parser.add_argument("--prompts", type=int, default=12, help="how many of the questions")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     for path in (options.model, options.questions):

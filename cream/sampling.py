@@ -5,6 +5,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from torch.nn.functional import pad
 from tqdm import tqdm
@@ -60,7 +61,7 @@ def generate(
     `prompts` is a list of lists of token ids. Returns one list a prompt of N rows {tokens, text, finish_reason}.
     `tokens` holds exactly what was sampled: it ends with the end token only if that was sampled (finish_reason
     "stop"), and has `max_new_tokens` tokens without one otherwise ("length"). `text` leaves special tokens out.
-    `batch_size` is the number of responses written at once (None: 64, or on a GPU what its free memory holds).
+    `batch_size` is the number of responses written at once (None: what the free memory holds).
     `progress` names a progress bar; without it there is none.
     """
     torch.manual_seed(seed)
@@ -202,16 +203,17 @@ def generate_with_vllm(
 
 
 def _batch_size(model, tokens):
-    """How many sequences of so many tokens to write at once: on a GPU, as many as leave half of its free memory when
-    their keys and values are kept, up to 512. On a CPU more than 64 are not faster."""
-    if model.device.type == "cpu":
-        return 64
+    """How many sequences of so many tokens to write at once: as many as leave half of the free memory when their keys
+    and values are kept, up to 512, and on a CPU up to 256."""
     config = model.config
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sequence = tokens * 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return max(1, min(512, free // 2 // sequence))
+    if model.device.type == "cpu":
+        free, most = psutil.virtual_memory().available, 256
+    else:
+        (free, _), most = torch.cuda.mem_get_info(model.device), 512
+    return max(1, min(most, free // 2 // sequence))
 
 
 def _end_tokens(config):

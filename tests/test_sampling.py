@@ -1,6 +1,7 @@
 from collections import Counter
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from scipy import stats
@@ -166,14 +167,16 @@ LLAMA_3 = LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_head
 @pytest.mark.parametrize(
     "config, device, size",
     [
-        (LLAMA_3, "cpu", 64),
-        # Keys and values, 32 layers, 8 heads of 128, 2 bytes: 131,072 bytes a token; 30 GB over 1000 such.
-        (LLAMA_3, "cuda", 228),
+        (LlamaConfig(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3), "cpu", 256),
+        # Keys and values, 32 layers, 8 heads of 128, 2 bytes: 131,072 bytes a token; 10 GB over 1000 such.
+        (LLAMA_3, "cpu", 76),
+        (LLAMA_3, "cuda", 228),  # 30 GB over the same
         (GPT2Config(n_embd=768, n_layer=12, n_head=12), "cuda", 512),
         (LlamaConfig(hidden_size=65536, num_hidden_layers=512, num_attention_heads=512), "cuda", 1),
     ],
 )
-def test_a_gpu_writes_as_many_at_once_as_half_its_free_memory_holds(monkeypatch, config, device, size):
+def test_as_many_are_written_at_once_as_half_of_the_free_memory_holds(monkeypatch, config, device, size):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60_000_000_000, 80_000_000_000))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20_000_000_000))
     model = SimpleNamespace(config=config, device=torch.device(device), dtype=torch.bfloat16)
     assert _batch_size(model, 1000) == size
