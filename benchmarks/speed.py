@@ -4,7 +4,7 @@
 
 Every way has a process of its own, which loads its model once. The ways take turns, so that whatever else the machine
 does meets them all. The first turn warms up and measures memory; the others are timed. Scoring and training are in fp32,
-sampling in what the machine is fast at, and vLLM in bf16. Writes reports/benchmarks/speed.json, which
+sampling and vLLM in what the machine is fast at. Writes reports/benchmarks/speed.json, which
 notebooks/15_speed.ipynb shows.
 """
 

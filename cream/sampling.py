@@ -149,7 +149,7 @@ def start_vllm(folder, length):
         lora = {"enable_lora": True, "max_lora_rank": adapter["r"]}
     return LLM(
         str(base),
-        dtype="bfloat16",
+        dtype=str(fast_dtype()).removeprefix("torch."),
         generation_config="vllm",  # not the model's own sampling settings
         max_model_len=length,
         enforce_eager=not torch.cuda.is_available(),  # compiling takes longer than it saves on a CPU
