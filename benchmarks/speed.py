@@ -34,7 +34,7 @@ from cream.training import in_order, optimiser_settings, preference_trainer, tra
 
 N = 5
 SAMPLING = dict(responses=N, temperature=0.8, top_p=0.95, max_new_tokens=48)
-TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=4)
+TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=2)
 OFFICIAL_BATCH = 6
 GROWTH = [(1, 48), (3, 48), (5, 48), (5, 8)]  # N, and the longest response
 
@@ -381,7 +381,7 @@ def _options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("models/m1"))
     parser.add_argument("--questions", type=Path, default=Path("data/splits/prompts-1.jsonl"))
-    parser.add_argument("--prompts", type=int, default=12, help="how many of the questions")
+    parser.add_argument("--prompts", type=int, default=8, help="how many of the questions")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     for path in (options.model, options.questions):

@@ -48,7 +48,7 @@ def test_all_ways_train_alike_in_every_turn(folder, responses, monkeypatch):
     works = {way: load(folder, pairs) for way, load in speed._ways("training").items()}
     losses = {way: work() for way, work in works.items()}
     ours = losses["cream"]
-    assert len(ours) == 4 and ours[0] == pytest.approx(0.6931, abs=1e-4)
+    assert len(ours) == 8 and ours[0] == pytest.approx(0.6931, abs=1e-4)
     assert ours[-1] != pytest.approx(ours[0], abs=1e-2)
     for way, found in losses.items():
         assert found == pytest.approx(ours, abs=1e-4), way
