@@ -82,7 +82,7 @@ def main():
 
 def sampling_by_generate(folder, prompts):
     """transformers' `generate`, prompts of like length in a batch of 64 responses, padded on the left."""
-    model, tokenizer = _plain(load_model(folder, fast_dtype())), load_tokenizer(folder)
+    model, tokenizer = _plain(_load(folder, fast_dtype())), load_tokenizer(folder)
     end = tokenizer.eos_token_id
     tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.eos_token
     settings = GenerationConfig(
@@ -113,7 +113,7 @@ def sampling_by_vllm(folder, prompts):
 
 
 def sampling_by_cream(folder, prompts):
-    model, tokenizer = load_model(folder, fast_dtype()), load_tokenizer(folder)
+    model, tokenizer = _load(folder, fast_dtype()), load_tokenizer(folder)
     return lambda: _lengths(generate(model, tokenizer, prompts, **SAMPLING))
 
 
@@ -126,7 +126,7 @@ def _lengths(written):
 
 def scoring_by_the_official_way(folder, pairs):
     """Batches of 6 in the order given, padded on the left, and the log-softmax of every position."""
-    model = _plain(load_model(folder))
+    model = _plain(_load(folder))
 
     @torch.inference_mode()
     def work():
@@ -155,7 +155,7 @@ def scoring_by_trl(folder, pairs):
     rows = [
         {"prompt_ids": pairs[a][0], "chosen_ids": pairs[a][1], "rejected_ids": pairs[b][1]} for a, b in places
     ]
-    trainer = _trl_trainer(_plain(load_model(folder)), load_tokenizer(folder), rows)
+    trainer = _trl_trainer(_plain(_load(folder)), load_tokenizer(folder), rows)
 
     def work():
         sums = [None] * len(pairs)
@@ -187,7 +187,7 @@ def scoring_by_vllm(folder, pairs):
 
 
 def scoring_by_cream(folder, pairs):
-    model = load_model(folder)
+    model = _load(folder)
 
     @torch.inference_mode()
     def work():
@@ -201,8 +201,8 @@ def scoring_by_cream(folder, pairs):
 
 def training_by_trl(folder, pairs, precompute):
     """TRL's DPOTrainer, with a reference model beside the policy or with the reference's log-probs computed first."""
-    model, tokenizer = _plain(load_model(folder, trainable=True)), load_tokenizer(folder)
-    reference = None if precompute else _plain(load_model(folder))
+    model, tokenizer = _plain(_load(folder, trainable=True)), load_tokenizer(folder)
+    reference = None if precompute else _plain(_load(folder))
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
     rows = [
         {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
@@ -220,7 +220,7 @@ def training_by_trl(folder, pairs, precompute):
 
 def training_by_cream(folder, pairs):
     """CREAM's trainer with C = 1, which is DPO. The reference's log-probs came with the ranking."""
-    model, tokenizer = load_model(folder, trainable=True), load_tokenizer(folder)
+    model, tokenizer = _load(folder, trainable=True), load_tokenizer(folder)
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
 
     def work():
@@ -247,6 +247,15 @@ def _trl_trainer(model, tokenizer, rows, reference=None, precompute=False):
     dataset = Dataset.from_list(rows)
     dataset._fingerprint = os.urandom(8).hex()  # else the reference's log-probs of the last turn would be found again
     return _TokenIdsTrainer(model, reference, args=config, train_dataset=dataset, processing_class=tokenizer)
+
+
+def _load(folder, *options, **named):
+    """A model that is in memory: its file is only mapped at first, and memory would count it as the work's."""
+    model = load_model(folder, *options, **named)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.sum()
+    return model
 
 
 def _plain(model):
