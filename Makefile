@@ -55,11 +55,9 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, rounds5, ...) and
 committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || exit 1; \
 	test -z "$$changed" || { echo "make $@: commit or stash these changes first, so that all runs are of the same code:" >&2; echo "$$changed" >&2; exit 1; }
 
-# On models/m1 and the first round's prompts, or MODEL=folder and QUESTIONS=file (rows with a question). The allocator's
-# setting is that of a stage; all ways get it.
+# On models/m1 and the first round's prompts, or MODEL=folder and QUESTIONS=file (rows with a question).
 bench: .venv/ready  ## time sampling, scoring and training beside the ordinary ways: reports/benchmarks/speed.html
-	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 python benchmarks/speed.py \
-		$(if $(MODEL),--model $(MODEL)) $(if $(QUESTIONS),--questions $(QUESTIONS))
+	python benchmarks/speed.py $(if $(MODEL),--model $(MODEL)) $(if $(QUESTIONS),--questions $(QUESTIONS))
 	python -m cream.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
 	dvc repro --single-item --force index
 

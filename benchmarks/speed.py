@@ -3,9 +3,9 @@
     python benchmarks/speed.py --model models/m1 --questions data/splits/prompts-1.jsonl
 
 Every way has a process of its own, which loads its model once. The ways take turns, so that whatever else the machine
-does meets them all. The first turn warms up and measures memory; the others are timed. Scoring and training are in fp32,
-sampling and vLLM in what the machine is fast at. Writes reports/benchmarks/speed.json, which
-notebooks/15_speed.ipynb shows.
+does meets them all. The first turn warms up and measures memory; the others are timed. Scoring and training are in
+fp32, sampling and vLLM in what the machine is fast at. Memory and the machine's rate are those of the CPU. Writes
+reports/benchmarks/speed.json, which notebooks/15_speed.ipynb shows.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from cream.files import read_rows, write_json
 from cream.logprobs import response_logprobs, score
 from cream.models import fast_dtype, load_model, load_tokenizer
 from cream.sampling import generate, generate_with_vllm, sample, start_vllm
+from cream.stage import ALLOCATOR
 from cream.training import in_order, optimiser_settings, preference_trainer, train
 
 N = 5
@@ -56,6 +57,7 @@ def main():
         what: measure({way: partial(load, folder, rows) for way, load in _ways(what).items()}, options.repeats, what)
         for what, rows in inputs.items()
     }
+    model = load_model(folder)
     write_json(
         "reports/benchmarks/speed.json",
         {
@@ -70,7 +72,7 @@ def main():
             },
             "measurements": found,
             "machine_rate": _machine_rate(),
-            "operations": {what: _operations(folder, inputs[what]) for what in ("scoring", "scoring, short answers")},
+            "operations": {what: _operations(model, inputs[what]) for what in ("scoring", "scoring, short answers")},
             "growth": [_growth(folder, prompts, responses, *sizes) for sizes in GROWTH],
         },
     )
@@ -97,6 +99,7 @@ def sampling_by_generate(folder, prompts):
     )
 
     def work():
+        torch.manual_seed(0)  # the same responses each turn
         lengths = []
         for batch in _batches(sorted(prompts, key=len), 64 // N):
             inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(model.device)
@@ -273,18 +276,21 @@ def _batches(rows, size):
 
 def _ways(what):
     """{way: a function that loads the model and returns the work}."""
-    vllm = find_spec("vllm") is not None
-    if what == "sampling":
-        ways = {"generate": sampling_by_generate, "cream": sampling_by_cream}
-        return ways | ({"vLLM": sampling_by_vllm} if vllm else {})
-    if what == "training":
-        return {
+    ways = {
+        "sampling": {"generate": sampling_by_generate, "vLLM": sampling_by_vllm, "cream": sampling_by_cream},
+        "scoring": {
+            "official": scoring_by_the_official_way,
+            "TRL": scoring_by_trl,
+            "vLLM": scoring_by_vllm,
+            "cream": scoring_by_cream,
+        },
+        "training": {
             "TRL, reference model": partial(training_by_trl, precompute=False),
             "TRL, precomputed": partial(training_by_trl, precompute=True),
             "cream": training_by_cream,
-        }
-    ways = {"official": scoring_by_the_official_way, "TRL": scoring_by_trl, "cream": scoring_by_cream}
-    return ways | ({"vLLM": scoring_by_vllm} if vllm else {})
+        },
+    }[what.split(",")[0]]
+    return {way: load for way, load in ways.items() if way != "vLLM" or find_spec("vllm")}
 
 
 def _pairs(prompts, responses):
@@ -331,9 +337,8 @@ def _machine_rate():
     return 2 * 2048**3 / min(seconds)
 
 
-def _operations(folder, pairs):
+def _operations(model, pairs):
     """Those that scoring cannot do without: two a weight and token, leaving attention out."""
-    model = load_model(folder)
     layers = sum(weight.numel() for name, weight in model.named_parameters() if ".layers." in name)
     answered = sum(len(response) for _, response in set((tuple(p), tuple(r)) for p, r in pairs))
     asked = sum(len(prompt) for prompt in set(tuple(prompt) for prompt, _ in pairs))
@@ -342,10 +347,12 @@ def _operations(folder, pairs):
 
 def measure(ways, repeats, what):
     """{way: the seconds of each repeat, the peak in MB above the loaded model, and the result}."""
+    os.environ |= {**ALLOCATOR, **os.environ}  # as in a stage, for all ways
     spawn, workers = get_context("spawn"), {}
     for way, load in ways.items():
         workers[way], there = spawn.Pipe()
         spawn.Process(target=_serve, args=(there, load), daemon=True).start()
+        there.close()  # so that a process that dies ends the wait for its answer
     found = {way: {"seconds": []} for way in ways}
     for turn in tqdm(range(repeats + 1), what, unit="turn"):
         for way, connection in workers.items():

@@ -154,8 +154,8 @@ def _check_window(config, length):
     window = getattr(config, "sliding_window", None)
     if window and length > window:
         raise ValueError(
-            f"a prompt with its response has {length} tokens, and the model sees {window} at a time (its sliding window): "
-            "leave long prompts out or lower max_new_tokens"
+            f"a prompt with its response has {length} tokens, and the model sees {window} at a time (its sliding "
+            "window): leave long prompts out or lower max_new_tokens"
         )
 
 

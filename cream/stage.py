@@ -20,6 +20,8 @@ from cream.files import whole, write_json
 from cream.parameters import load_parameters
 
 PAGE = Path(__file__).with_name("page.html")
+# Left to itself, glibc gives every large block back and gets it anew, page by page, in each layer of a model.
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
 
 
 def main():
@@ -67,9 +69,7 @@ def _run(path, parameters):
     # The kernel runs in notebooks/, as it does in Jupyter, and imports the package of this folder.
     os.environ |= {"PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore:IProgress not found"}
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    # glibc gives every large block back to the system and gets it anew, page by page, in each layer of a model.
-    os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**36))
+    os.environ |= {**ALLOCATOR, **os.environ}
     return papermill.execute_notebook(
         path,
         None,

@@ -74,8 +74,9 @@ IN_ORDER = dict(num_train_epochs=1, train_sampling_strategy="sequential")
 def in_order(rows, epochs, batch_size, seed):
     """The rows of all epochs, each shuffled anew and filled up to whole batches with a row of weight 0.
 
-    A batch holds its rows by length: those of like length meet in a forward pass, and the batch is the same. Left to the trainer, a last and smaller batch would be filled up with rows that have been trained on already, where
-    several processes share it.
+    A batch holds its rows by length, so that those of like length meet in a forward pass; it is the same batch. Left to
+    the trainer, a last and smaller batch would be filled up with rows that have been trained on already, where several
+    processes share it.
     """
     ordered = []
     for epoch in range(epochs):

@@ -228,7 +228,8 @@ def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tm
     (folder / "params.yaml").write_text(
         params.replace("scale: {workers: 1, launch: null}", f"scale: {{workers: 2, launch: {launch}}}")
     )
-    assert not run(folder, "dvc", "status", "sample", "rank", "train", "evaluate", "sft", "base", "--json").stdout.strip("{}\n")
+    status = run(folder, "dvc", "status", "sample", "rank", "train", "evaluate", "sft", "base", "--json")
+    assert not status.stdout.strip("{}\n")
     for notebook, argument in (
         ("03_sft", None),
         ("04_sample", "policy=m1"),
@@ -240,7 +241,8 @@ def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tm
         run(folder, *command, *([argument] if argument else []))
     for file in ("data/samples/m1.jsonl", "data/answers/cream-m2.jsonl"):
         assert read_rows(folder / file) == read_rows(finished / file)
-    for ours, theirs in zip(*(read_rows(place / "data/pairs/cream-m2.jsonl") for place in (folder, finished)), strict=True):
+    pairs = (read_rows(place / "data/pairs/cream-m2.jsonl") for place in (folder, finished))
+    for ours, theirs in zip(*pairs, strict=True):
         logps = ("ref_chosen_logps", "ref_rejected_logps")
         assert [ours.pop(name) for name in logps] == pytest.approx([theirs.pop(name) for name in logps], abs=1e-4)
         assert ours == theirs

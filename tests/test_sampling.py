@@ -138,10 +138,10 @@ def test_rows_that_need_the_whole_vocabulary_stand_beside_rows_that_do_not():
 @pytest.mark.parametrize("family", ["gpt2", "mistral"])
 def test_other_architectures_write_what_a_plain_loop_writes(family, tokenizer):
     shape = dict(vocab_size=len(tokenizer), eos_token_id=END, bos_token_id=None, initializer_range=0.5)
-    small = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    small = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
     configs = {
         "gpt2": GPT2Config(**shape, n_embd=64, n_layer=2, n_head=4, n_positions=128),  # learned, absolute positions
-        "mistral": MistralConfig(**shape, **small, sliding_window=6),
+        "mistral": MistralConfig(**shape, **small, num_key_value_heads=2, sliding_window=6),
     }
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(configs[family]).eval()
@@ -152,7 +152,9 @@ def test_other_architectures_write_what_a_plain_loop_writes(family, tokenizer):
 
 def test_a_prompt_is_computed_once_and_an_ended_response_no_further(model, tokenizer):
     computed = []
-    model.register_forward_pre_hook(lambda module, args, inputs: computed.append(inputs["input_ids"].shape), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda module, args, inputs: computed.append(inputs["input_ids"].shape), with_kwargs=True
+    )
     settings = dict(responses=20, temperature=1.0, max_new_tokens=6, seed=1)
     rows = sum(generate(likely_to_stop(model), tokenizer, PROMPTS, **settings, batch_size=100), [])
     assert computed[0] == (5, 7) and computed[1][1] == 1  # the prompts, then a token at a time

@@ -78,8 +78,8 @@ def test_what_goes_wrong_in_a_way_is_raised():
         speed.measure({"a": partial(count_turns, 100)}, 1, "test")
 
 
-def test_operations_are_two_a_weight_and_token(folder, model):
+def test_operations_are_two_a_weight_and_token(model):
     layers = sum(weight.numel() for weight in model.model.layers.parameters())
     head = model.lm_head.weight.numel()
     pairs = [([5, 6, 7], [8, 9]), ([5, 6, 7], [8, 9]), ([5, 6, 7], [4])]  # three prompt tokens, three response tokens
-    assert speed._operations(folder, pairs) == 2 * 6 * layers + 2 * 3 * head
+    assert speed._operations(model, pairs) == 2 * 6 * layers + 2 * 3 * head
