@@ -1,10 +1,15 @@
 """params.yaml: loaded, checked as a whole, and read as a lineage of models."""
 
 import math
+import sys
 from pathlib import Path
 
 import yaml
-from jsonschema import Draft202012Validator, validators
+
+# Where JupyterLab is installed, jsonschema loads a grammar of web addresses, for seconds in each process of each stage.
+# No schema here has an address; without the grammar jsonschema leaves that check out.
+sys.modules.setdefault("rfc3987_syntax", None)
+from jsonschema import Draft202012Validator, validators  # noqa: E402
 
 from cream.methods import METHODS
 

@@ -19,7 +19,9 @@ from cream.logprobs import response_logprobs
 from cream.losses import cream_loss
 from cream.models import fast_dtype, save_model
 
-MICRO_BATCH = 4  # sequences (SFT) or pairs (DPO) in one forward pass; the global batch is reached by accumulation
+# Sequences (SFT) or pairs (DPO) in one forward pass; the global batch is reached by accumulation. On a CPU in fp32 to add
+# up gradients takes longer than a larger pass.
+MICRO_BATCH = 4 if fast_dtype() == torch.bfloat16 else 8
 
 
 def fine_tune(model, rows, settings, seed, lora=None):

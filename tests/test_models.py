@@ -4,7 +4,7 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from cream.logprobs import response_logprobs
-from cream.models import EMBEDDED_WHEEL, fast_dtype, fetch_base, load_model, load_tokenizer, save_model
+from cream.models import EMBEDDED_WHEEL, bf16_linear, fast_dtype, fetch_base, load_model, load_tokenizer, save_model
 from cream.sampling import generate
 
 
@@ -98,3 +98,22 @@ def test_bf16_is_taken_only_where_it_is_fast(monkeypatch):
         assert fast_dtype() == dtype
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert fast_dtype() == torch.bfloat16
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_slow_processors_bf16_is_bf16(tmp_path, model, tokenizer, monkeypatch, bias):
+    layer = torch.nn.Linear(300, 40, bias=bias, dtype=torch.bfloat16)
+    inputs = torch.randn(7, 300, dtype=torch.bfloat16)
+    exact = inputs.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
+    torch.testing.assert_close(bf16_linear(layer, inputs), exact.to(torch.bfloat16), atol=1e-6, rtol=2**-8)
+
+    save_model(model, tokenizer, tmp_path / "m1")
+    prompts, responses = [[5, 6, 7]] * 4, [[8, 9, 10, 11], [12, 13], [14], [15, 16, 17]]
+    exact = response_logprobs(model, prompts, responses)
+    for fast in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("cream.models.fast_dtype", lambda: fast)
+        rounded = load_model(tmp_path / "m1", torch.bfloat16)
+        assert rounded.dtype == torch.bfloat16
+        ours = response_logprobs(rounded, prompts, responses)
+        torch.testing.assert_close(ours, exact, atol=0.1, rtol=0)
+        assert (ours - exact).abs().max() > 1e-4  # it is rounded
