@@ -65,6 +65,7 @@ def main():
                 "machine": _machine(),
                 "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl")),
                 "model": options.model.name,
+                "questions": options.questions.stem,
                 "prompts": len(prompts),
                 "responses to each": N,
                 "mean tokens of a prompt": sum(map(len, prompts)) / len(prompts),
