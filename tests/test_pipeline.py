@@ -280,7 +280,7 @@ MEASURED = {
             "cream": {"seconds": [1.0, 1.1], "peak_mb": 10.0, "result": [-1.0, -2.0]},
         },
     },
-    "machine_rate": 1e11,
+    "machine_rate": {"scoring": 1e11},
     "operations": {"scoring": 5e10},
     "growth": [{"N": 5, "longest response": 8, "ratio": 3.0}],
 }
