@@ -101,12 +101,14 @@ def test_bf16_is_taken_only_where_it_is_fast(monkeypatch):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_slow_processors_bf16_is_bf16(tmp_path, model, tokenizer, monkeypatch, bias):
+def test_a_slow_processors_bf16_is_rounded_after_the_sum(bias):
     layer = torch.nn.Linear(300, 40, bias=bias, dtype=torch.bfloat16)
     inputs = torch.randn(7, 300, dtype=torch.bfloat16)
     exact = inputs.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
     torch.testing.assert_close(bf16_linear(layer, inputs), exact.to(torch.bfloat16), atol=1e-6, rtol=2**-8)
 
+
+def test_log_probs_in_bf16_are_alike_on_fast_and_slow_processors(tmp_path, model, tokenizer, monkeypatch):
     save_model(model, tokenizer, tmp_path / "m1")
     prompts, responses = [[5, 6, 7]] * 4, [[8, 9, 10, 11], [12, 13], [14], [15, 16, 17]]
     exact = response_logprobs(model, prompts, responses)
