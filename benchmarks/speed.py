@@ -324,7 +324,7 @@ def _preferences(folder, prompts, responses):
         for prompt, (a, b, *_) in zip(prompts, responses)
     ]
     for which in ("chosen", "rejected"):
-        sums = score(folder, prompts, [row[f"{which}_ids"] for row in rows])
+        (sums,) = score([folder], prompts, [row[f"{which}_ids"] for row in rows])
         for row, value in zip(rows, sums.tolist()):
             row[f"ref_{which}_logps"] = value
     return rows

@@ -9,39 +9,53 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from cream.models import load_model
+from cream.models import base_of, load_models
 from cream.workers import spread
 
 
-def score(folder, prompts, responses, *, dtype=torch.float32, workers=1, chunk=256, progress=None, **settings):
-    """`response_logprobs` under the model in `folder`, without gradients, on the CPU: fp32 sums, `[responses]`.
+def score(folders, prompts, responses, *, dtype=torch.float32, workers=1, chunk=256, progress=False, **settings):
+    """`response_logprobs` under the model in each folder, without gradients, on the CPU: fp32, `[models, responses]`.
 
-    Several Ray `workers` score a `chunk` of prompts at a time, with all of its responses.
+    M0 and the adapters over it are loaded together, with one M0 in memory; whole models one after another. Several Ray
+    `workers` score a `chunk` of prompts at a time, with all of its responses. With `progress` there are bars.
     """
-    folder = str(Path(folder).resolve())
-    if workers == 1:
+    folders = [Path(folder).resolve() for folder in folders]
+    groups, sums = {}, {}
+    for folder in dict.fromkeys(folders):
+        groups.setdefault(base_of(folder), []).append(folder)
+    for group in groups.values():
+        if workers == 1:
+            scored = torch.tensor(_scorer(group, dtype, settings, progress)((prompts, responses)))
+        else:
+            scored = _score_in_parts(partial(_scorer, group, dtype, settings), prompts, responses, workers, chunk)
+        sums |= zip(group, scored)
+    return torch.stack([sums[folder] for folder in folders])
+
+
+def _scorer(folders, dtype, settings, progress=False):
+    """Loads models that share a base, to score as many chunks as come under each of them."""
+    models = load_models(folders, dtype)
+
+    def work(chunk):
         with torch.inference_mode():
-            return response_logprobs(load_model(folder, dtype), prompts, responses, progress=progress, **settings).cpu()
+            bars = [progress and f"scoring under {folder.name}" for folder in folders]
+            return [
+                response_logprobs(model, *chunk, progress=bar, **settings).tolist() for model, bar in zip(models, bars)
+            ]
+
+    return work
+
+
+def _score_in_parts(make, prompts, responses, workers, chunk):
+    """What one scorer returns, `[models, responses]`, by several that take whole prompts."""
     number = {prompt: i // chunk for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     places = [[] for _ in range(max(number.values()) + 1)]
     for place, prompt in enumerate(prompts):
         places[number[tuple(prompt)]].append(place)
     chunks = [([prompts[i] for i in each], [responses[i] for i in each]) for each in places]
-    sums = torch.empty(len(prompts))
-    for each, scored in zip(places, spread(partial(_scorer, folder, dtype, settings), chunks, workers, progress)):
-        sums[each] = torch.tensor(scored)
-    return sums
-
-
-def _scorer(folder, dtype, settings):
-    """Loads a model once, to score as many chunks as come."""
-    model = load_model(folder, dtype)
-
-    def work(chunk):
-        with torch.inference_mode():
-            return response_logprobs(model, *chunk, **settings).tolist()
-
-    return work
+    scored = spread(make, chunks, workers, "scoring")
+    sums = torch.cat([torch.tensor(each) for each in scored], dim=1)
+    return sums[:, torch.tensor(sum(places, [])).argsort()]
 
 
 def response_logprobs(model, prompts, responses, max_tokens=1024, progress=None):

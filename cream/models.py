@@ -4,6 +4,7 @@ A model folder holds safetensors weights, in the precision they were trained in,
 LoRA, every model after M0 is an adapter over M0.
 """
 
+import copy
 import hashlib
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def load_model(folder, dtype=torch.float32, trainable=False):
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, local_files_only=True)
     if model.config._attn_implementation == "sdpa" and not torch.cuda.is_available():
         model.set_attn_implementation("grouped_sdpa")
-    if dtype == torch.bfloat16 != fast_dtype():
+    if dtype == torch.bfloat16 and fast_dtype() != torch.bfloat16:
         for module in model.modules():
             if isinstance(module, torch.nn.Linear):
                 module.forward = partial(bf16_linear, module)
@@ -78,6 +79,17 @@ def load_model(folder, dtype=torch.float32, trainable=False):
     if trainable:
         return model.train()
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def load_models(folders, dtype=torch.float32):
+    """The models in `folders`, M0 or adapters over it, as `load_model` gives them, but with one M0 in memory."""
+    base = load_model(base_of(folders[0]), dtype)
+
+    def over_base(folder):
+        kept = {id(weight): weight for weight in [*base.parameters(), *base.buffers()]}
+        return PeftModel.from_pretrained(copy.deepcopy(base, kept), folder).eval()  # a copy of all but the weights
+
+    return [base if base_of(folder) == folder else over_base(folder) for folder in folders]
 
 
 def grouped_sdpa(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **_):
@@ -102,7 +114,7 @@ AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
 
 def bf16_linear(layer, inputs):
     """A bf16 layer's product as a fast processor makes it, rounded after it is summed up in fp32: where torch has no
-    instruction for that, its own way takes ten times as long."""
+    instruction for that, its own way takes several times as long."""
     bias = None if layer.bias is None else layer.bias.float()
     return linear(inputs.float(), layer.weight.float(), bias).to(torch.bfloat16)
 

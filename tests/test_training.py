@@ -7,8 +7,8 @@ from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer
 
-from cream.logprobs import response_logprobs
-from cream.models import load_model, save_model
+from cream.logprobs import response_logprobs, score
+from cream.models import load_model, load_models, save_model
 from cream.training import fine_tune, train_preferences
 
 END = 0
@@ -244,6 +244,34 @@ def test_an_adapter_survives_saving(make_model, tokenizer):
     assert (logps(loaded) - logps(load_model("m0"))).abs().max() > 0.1  # it has learned something to be saved
     save_model(loaded, tokenizer, "again")
     assert torch.equal(logps(load_model("again")), logps(loaded))
+
+
+def test_adapters_are_scored_together_over_one_base(make_model, tokenizer):
+    save_model(make_model(), tokenizer, "m0")
+    for name, epochs in (("m1", 4), ("m2", 8)):
+        model, _ = fine_tune(load_model("m0"), EXAMPLES, SETTINGS | {"epochs": epochs}, seed=1, lora=LORA)
+        save_model(model, tokenizer, name)
+    prompts, responses = ([row[key] for row in EXAMPLES] for key in ("prompt_ids", "response_ids"))
+    folders = ["m2", "m0", "m1", "m0"]
+    together = score(folders, prompts, responses)
+    assert together.shape == (4, len(EXAMPLES))
+    for sums, folder in zip(together, folders):
+        with torch.no_grad():
+            assert torch.equal(sums, response_logprobs(load_model(folder), prompts, responses))
+    assert (together[0] - together[2]).abs().max() > 0.01 and (together[1] - together[2]).abs().max() > 0.01
+
+    m2, m0 = load_models([Path("m2"), Path("m0")])
+    assert m2.get_output_embeddings().weight.data_ptr() == m0.get_output_embeddings().weight.data_ptr()
+    own = {weight.data_ptr() for weight in m2.parameters()} - {weight.data_ptr() for weight in m0.parameters()}
+    assert len(own) == sum("lora_" in name for name, _ in m2.named_parameters())  # all else is M0's
+
+
+def test_whole_models_are_scored_one_after_another(make_model, tokenizer):
+    save_model(make_model(), tokenizer, "m0")
+    save_model(fine_tune(make_model(), EXAMPLES, SETTINGS | {"epochs": 8}, seed=1)[0], tokenizer, "m1")
+    m1, m0 = score(["m1", "m0"], [[1, 2]], [[3, 4, 5, END]])
+    assert (m1 - m0).abs() > 0.01
+    assert m1 == score(["m1"], [[1, 2]], [[3, 4, 5, END]])[0]
 
 
 def test_a_fine_tuned_model_scores_as_its_saved_copy(make_model, tokenizer):

@@ -31,7 +31,7 @@ def folder(tmp_path, model, tokenizer):
     return tmp_path / "m0"
 
 
-def test_two_workers_write_and_score_what_one_process_does(folder):
+def test_two_workers_write_and_score_what_one_process_does(folder, make_model, tokenizer):
     settings = dict(responses=3, temperature=1.0, top_p=0.9, max_new_tokens=8, seed=5, chunk=5)
     one, two = (sample(folder, PROMPTS, workers=workers, **settings) for workers in (1, 2))
     assert two == one
@@ -40,9 +40,14 @@ def test_two_workers_write_and_score_what_one_process_does(folder):
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
     tokens = [row["tokens"] for rows in one for row in rows]
     tokens[1] = tokens[0]
-    one, two = (score(folder, prompts, tokens, workers=workers, chunk=5) for workers in (1, 2))
+    other = make_model()
+    other.lm_head.weight.data *= 0.5
+    save_model(other, tokenizer, folder.parent / "m1")
+    folders = [folder.parent / "m1", folder]
+    one, two = (score(folders, prompts, tokens, workers=workers, chunk=5) for workers in (1, 2))
     torch.testing.assert_close(two, one, atol=1e-4, rtol=0)
-    assert two.dtype == torch.float32 and two.shape == (72,) and two[0] == two[1]
+    assert two.dtype == torch.float32 and two.shape == (2, 72) and two[0, 0] == two[0, 1]
+    assert (two[0] - two[1]).abs().min() > 1e-2
 
 
 def square_and_die_once(died):
