@@ -4,7 +4,8 @@
 
 Every way has a process of its own, which loads its model once. The ways take turns, so that whatever else the machine
 does meets them all. The first turn warms up and measures memory; the others are timed. Scoring and training are in
-fp32, sampling and vLLM in what the machine is fast at. Memory and the machine's rate are those of the CPU. Writes
+fp32, sampling and vLLM in what the machine is fast at. Memory and the machine's rate are those of the CPU. Then the
+first way of each measurement and CREAM's take one turn each with fewer, shorter, narrower or wider inputs. Writes
 reports/benchmarks/speed.json, which notebooks/15_speed.ipynb shows.
 """
 
@@ -19,27 +20,28 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import torch
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from trl import DPOConfig, DPOTrainer
 
 from cream.data import prompt_ids
 from cream.files import read_rows, write_json
 from cream.logprobs import response_logprobs, score
-from cream.models import fast_dtype, load_model, load_tokenizer
+from cream.models import base_of, fast_dtype, load_model, load_tokenizer, save_model
 from cream.sampling import generate, generate_with_vllm, sample, start_vllm
 from cream.stage import ALLOCATOR
 from cream.training import in_order, optimiser_settings, preference_trainer, train
 
-N = 5
-SAMPLING = dict(responses=N, temperature=0.8, top_p=0.95, max_new_tokens=48)
+N, LONGEST = 5, 48  # responses to a prompt, and the tokens of one at most
+SAMPLING = dict(temperature=0.8, top_p=0.95)
 TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=2)
 OFFICIAL_BATCH = 6
 SIZE, PRODUCTS = 2048, 10  # of the matrices that show the machine's rate
-GROWTH = [(1, 48), (3, 48), (5, 48), (5, 8)]  # N, and the longest response
+GROWTH = [{}, {"n": 1}, {"n": 3}, {"count": 2}, {"longest": 8}, {"width": 1 / 3}, {"width": 4 / 3}]  # one thing a time
 
 
 def main():
@@ -47,17 +49,13 @@ def main():
     folder = options.model.resolve()
     tokenizer = load_tokenizer(folder)
     prompts = [prompt_ids(tokenizer, row) for row in read_rows(options.questions)[: options.prompts]]
-    written = sample(folder, prompts, **SAMPLING)
+    written = sample(folder, prompts, responses=N, max_new_tokens=LONGEST, **SAMPLING)
     responses = [[response["tokens"] for response in rows] for rows in written]
-    inputs = {
-        "sampling": prompts,
-        "scoring": _pairs(prompts, responses),
-        "scoring, short answers": _pairs(prompts, [_letters(tokenizer)] * len(prompts)),
-        "training": _preferences(folder, prompts, responses),
-    }
+    inputs = _inputs(folder, prompts, responses, LONGEST)
+    inputs["scoring, short answers"] = _pairs(prompts, [_letters(tokenizer)] * len(prompts))
     found = {
-        what: measure({way: partial(load, folder, rows) for way, load in _ways(what).items()}, options.repeats, what)
-        for what, rows in inputs.items()
+        what: measure({way: partial(load, folder, given) for way, load in _ways(what).items()}, options.repeats, what)
+        for what, given in inputs.items()
     }
     products = {what: found[what].pop("matrix products")["seconds"] for what in inputs if what.startswith("scoring")}
     model = load_model(folder)
@@ -77,27 +75,27 @@ def main():
             "measurements": found,
             "machine_rate": {what: PRODUCTS * 2 * SIZE**3 / median(seconds) for what, seconds in products.items()},
             "operations": {what: _operations(model, inputs[what]) for what in products},
-            "growth": [_growth(folder, prompts, responses, *sizes) for sizes in GROWTH],
+            "growth": [_growth(folder, prompts, responses, **change) for change in GROWTH],
         },
     )
 
 
-# Sampling. A way takes the model's folder and its inputs, loads the model, and returns the work to time. The result of
-# sampling is the length of each response.
+# Sampling. A way takes the model's folder and its inputs, loads the model, and returns the work to time. Here these are
+# the arguments of `cream.sampling.generate`. The result of sampling is the length of each response.
 
 
-def sampling_by_generate(folder, prompts):
+def sampling_by_generate(folder, wanted):
     """transformers' `generate`, prompts of like length in a batch of 64 responses, padded on the left."""
     model, tokenizer = _plain(_load(folder, fast_dtype())), load_tokenizer(folder)
     end = tokenizer.eos_token_id
     tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.eos_token
     settings = GenerationConfig(
         do_sample=True,
-        temperature=SAMPLING["temperature"],
-        top_p=SAMPLING["top_p"],
+        temperature=wanted["temperature"],
+        top_p=wanted["top_p"],
         top_k=0,
-        max_new_tokens=SAMPLING["max_new_tokens"],
-        num_return_sequences=N,
+        max_new_tokens=wanted["max_new_tokens"],
+        num_return_sequences=wanted["responses"],
         eos_token_id=end,
         pad_token_id=end,
     )
@@ -105,7 +103,7 @@ def sampling_by_generate(folder, prompts):
     def work():
         torch.manual_seed(0)  # the same responses each turn
         lengths = []
-        for batch in _batches(sorted(prompts, key=len), 64 // N):
+        for batch in _batches(sorted(wanted["prompts"], key=len), 64 // wanted["responses"]):
             inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(model.device)
             written = model.generate(**inputs, generation_config=settings)[:, inputs["input_ids"].shape[1] :]
             lengths += ((written != end).sum(-1) + (written == end).any(-1)).tolist()
@@ -114,14 +112,14 @@ def sampling_by_generate(folder, prompts):
     return work
 
 
-def sampling_by_vllm(folder, prompts):
-    engine = start_vllm(folder, max(map(len, prompts)) + SAMPLING["max_new_tokens"])
-    return lambda: _lengths(generate_with_vllm(engine, folder, prompts, **SAMPLING))
+def sampling_by_vllm(folder, wanted):
+    engine = start_vllm(folder, max(map(len, wanted["prompts"])) + wanted["max_new_tokens"])
+    return lambda: _lengths(generate_with_vllm(engine, folder, **wanted))
 
 
-def sampling_by_cream(folder, prompts):
+def sampling_by_cream(folder, wanted):
     model, tokenizer = _load(folder, fast_dtype()), load_tokenizer(folder)
-    return lambda: _lengths(generate(model, tokenizer, prompts, **SAMPLING))
+    return lambda: _lengths(generate(model, tokenizer, **wanted))
 
 
 def _lengths(written):
@@ -309,6 +307,15 @@ def _ways(what):
     return {way: load for way, load in ways.items() if way != "vLLM" or find_spec("vllm")}
 
 
+def _inputs(folder, prompts, responses, longest):
+    """{measurement: what its ways work on}."""
+    return {
+        "sampling": dict(prompts=prompts, responses=len(responses[0]), max_new_tokens=longest, **SAMPLING),
+        "scoring": _pairs(prompts, responses),
+        "training": _preferences(folder, prompts, responses),
+    }
+
+
 def _pairs(prompts, responses):
     return [(prompt, response) for prompt, written in zip(prompts, responses) for response in written]
 
@@ -318,10 +325,10 @@ def _letters(tokenizer):
 
 
 def _preferences(folder, prompts, responses):
-    """The first two responses to each prompt as a pair, with the log-probs that a ranking would have given."""
+    """The first and the last response to each prompt, with the log-probs that a ranking would have given."""
     rows = [
-        {"prompt_ids": prompt, "chosen_ids": a, "rejected_ids": b, "consistency": 1.0}
-        for prompt, (a, b, *_) in zip(prompts, responses)
+        {"prompt_ids": prompt, "chosen_ids": written[0], "rejected_ids": written[-1], "consistency": 1.0}
+        for prompt, written in zip(prompts, responses)
     ]
     for which in ("chosen", "rejected"):
         (sums,) = score([folder], prompts, [row[f"{which}_ids"] for row in rows])
@@ -330,17 +337,34 @@ def _preferences(folder, prompts, responses):
     return rows
 
 
-def _growth(folder, prompts, responses, count, longest):
-    """The official way's time over CREAM's with fewer and shorter responses, on half of the prompts."""
-    half = len(prompts) // 2
-    pairs = _pairs(prompts[:half], [[tokens[:longest] for tokens in rows[:count]] for rows in responses[:half]])
-    ways = {
-        "official": partial(scoring_by_the_official_way, folder, pairs),
-        "cream": partial(scoring_by_cream, folder, pairs),
-    }
-    found = measure(ways, 1, f"scoring, N = {count}, at most {longest} tokens")
-    (official,), (own,) = (found[way]["seconds"] for way in ways)
-    return {"N": count, "longest response": longest, "ratio": official / own}
+def _growth(folder, prompts, responses, n=N, count=4, longest=LONGEST, width=1):
+    """The first way of each measurement and CREAM's, one turn each, with an input or the model of another size."""
+    prompts, responses = prompts[:count], [[tokens[:longest] for tokens in rows[:n]] for rows in responses[:count]]
+    with TemporaryDirectory() as resized:
+        if width != 1:
+            folder = _resized(folder, width, Path(resized))
+        inputs, found = _inputs(folder, prompts, responses, longest), {}
+        if n != N:
+            del inputs["training"]  # takes two responses, whatever N is
+        for what, given in inputs.items():
+            ways = _ways(what)
+            ways = {way: partial(ways[way], folder, given) for way in (next(iter(ways)), "cream")}
+            found[what] = measure(ways, 1, f"{what}, {n} responses of {longest} to {count} prompts, width {width:.2f}")
+        size = sum(weight.numel() for weight in load_model(folder).parameters())
+    return {"N": n, "prompts": count, "longest response": longest, "parameters": size, "measurements": found}
+
+
+def _resized(folder, width, resized):
+    """A model that is `width` times as wide, by whole key and value heads, of random weights: large ones, so that its
+    predictions are as peaked as a trained model's."""
+    config = AutoConfig.from_pretrained(base_of(folder), initializer_range=0.5)
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    width = max(1, round(heads * width)) / heads
+    for name in ("num_key_value_heads", "num_attention_heads", "hidden_size", "intermediate_size"):
+        if hasattr(config, name):
+            setattr(config, name, round(getattr(config, name) * width))
+    save_model(AutoModelForCausalLM.from_config(config), load_tokenizer(folder), resized)
+    return resized
 
 
 def _operations(model, pairs):

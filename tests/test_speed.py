@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from cream.models import save_model
 
@@ -49,16 +50,16 @@ def test_all_ways_train_alike_in_every_turn(folder, responses, monkeypatch):
     losses = {way: work() for way, work in works.items()}
     ours = losses["cream"]
     assert len(ours) == 8 and ours[0] == pytest.approx(0.6931, abs=1e-4)
-    assert ours[-1] != pytest.approx(ours[0], abs=1e-2)
+    assert max(abs(loss - ours[0]) for loss in ours) > 0.02
     for way, found in losses.items():
         assert found == pytest.approx(ours, abs=1e-4), way
     assert works["cream"]() == ours  # the next turn begins with the same weights
 
 
 def test_generate_counts_an_end_token_once(folder):
-    lengths = speed.sampling_by_generate(folder, PROMPTS)()
-    assert len(lengths) == len(PROMPTS) * speed.N
-    assert all(1 <= length <= speed.SAMPLING["max_new_tokens"] for length in lengths)
+    lengths = speed.sampling_by_generate(folder, dict(prompts=PROMPTS, responses=3, max_new_tokens=6, **speed.SAMPLING))()
+    assert len(lengths) == len(PROMPTS) * 3
+    assert all(1 <= length <= 6 for length in lengths)
 
 
 def count_turns(first):
@@ -83,3 +84,29 @@ def test_operations_are_two_a_weight_and_token(model):
     head = model.lm_head.weight.numel()
     pairs = [([5, 6, 7], [8, 9]), ([5, 6, 7], [8, 9]), ([5, 6, 7], [4])]  # three prompt tokens, three response tokens
     assert speed._operations(model, pairs) == 2 * 6 * layers + 2 * 3 * head
+
+
+@pytest.mark.parametrize(("width", "heads", "size"), [(1 / 3, 1, 1 / 2), (2, 4, 2)])
+def test_a_resized_model_has_whole_heads(folder, tmp_path, model, width, heads, size):
+    resized = AutoModelForCausalLM.from_pretrained(speed._resized(folder, width, tmp_path / "other"))
+    assert resized.config.num_key_value_heads == heads
+    assert resized.config.hidden_size == size * model.config.hidden_size
+    assert resized.config.num_hidden_layers == model.config.num_hidden_layers
+    assert resized(torch.tensor([[5, 6, 7]])).logits.isfinite().all()
+
+
+def test_growth_changes_one_thing_at_a_time(folder, responses, monkeypatch):
+    seen = []
+
+    def measure(ways, repeats, what):
+        seen.append((what.split(",")[0], {way: work.args for way, work in ways.items()}))
+        return {way: {"seconds": [1.0], "result": []} for way in ways}
+
+    monkeypatch.setattr(speed, "measure", measure)
+    row = speed._growth(folder, PROMPTS, responses, n=3, count=2, longest=4)
+    assert (row["N"], row["prompts"], row["longest response"]) == (3, 2, 4)
+    assert [what for what, _ in seen] == ["sampling", "scoring"]  # training takes two responses, whatever N is
+    assert [list(ways) for _, ways in seen] == [["generate", "cream"], ["official", "cream"]]
+    _, pairs = seen[1][1]["cream"]
+    assert pairs == [(prompt, tokens[:4]) for prompt, rows in zip(PROMPTS[:2], responses) for tokens in rows[:3]]
+    assert "training" in speed._growth(folder, PROMPTS, responses, count=2)["measurements"]
