@@ -41,7 +41,7 @@ SAMPLING = dict(temperature=0.8, top_p=0.95)
 TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=2)
 OFFICIAL_BATCH = 6
 SIZE, PRODUCTS = 2048, 10  # of the matrices that show the machine's rate
-GROWTH = [{}, {"n": 1}, {"n": 3}, {"count": 2}, {"longest": 8}, {"width": 1 / 3}, {"width": 4 / 3}]  # one thing a time
+GROWTH = [{}, {"n": 1}, {"count": 2}, {"longest": 8}, {"width": 1 / 3}, {"width": 4 / 3}]  # one change at a time
 
 
 def main():
