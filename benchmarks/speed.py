@@ -5,7 +5,7 @@
 Every way has a process of its own, which loads its model once. The ways take turns, so that whatever else the machine
 does meets them all. The first turn warms up and measures memory; the others are timed. Scoring and training are in
 fp32, sampling and vLLM in what the machine is fast at. Memory and the machine's rate are those of the CPU. Then the
-first way of each measurement and CREAM's take one turn each with fewer, shorter, narrower or wider inputs. Writes
+first way of each measurement and CREAM's take one turn each with less of everything. Writes
 reports/benchmarks/speed.json, which notebooks/15_speed.ipynb shows.
 """
 
@@ -41,7 +41,7 @@ SAMPLING = dict(temperature=0.8, top_p=0.95)
 TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=2)
 OFFICIAL_BATCH = 6
 SIZE, PRODUCTS = 2048, 10  # of the matrices that show the machine's rate
-GROWTH = [{}, {"n": 1}, {"count": 2}, {"longest": 8}, {"width": 1 / 3}, {"width": 4 / 3}]  # one change at a time
+GROWTH = [{}, {"n": 1}, {"count": 2}, {"longest": 8}, {"width": 1 / 3}]  # one change at a time
 
 
 def main():
