@@ -308,12 +308,13 @@ def _ways(what):
 
 
 def _inputs(folder, prompts, responses, longest):
-    """{measurement: what its ways work on}."""
-    return {
-        "sampling": dict(prompts=prompts, responses=len(responses[0]), max_new_tokens=longest, **SAMPLING),
+    """{measurement: what its ways work on}. Training takes two responses, so another N is no other training."""
+    n = len(responses[0])
+    inputs = {
+        "sampling": dict(prompts=prompts, responses=n, max_new_tokens=longest, **SAMPLING),
         "scoring": _pairs(prompts, responses),
-        "training": _preferences(folder, prompts, responses),
     }
+    return inputs | ({"training": _preferences(folder, prompts, responses)} if n == N else {})
 
 
 def _pairs(prompts, responses):
@@ -343,10 +344,8 @@ def _growth(folder, prompts, responses, n=N, count=4, longest=LONGEST, width=1):
     with TemporaryDirectory() as resized:
         if width != 1:
             folder = _resized(folder, width, Path(resized))
-        inputs, found = _inputs(folder, prompts, responses, longest), {}
-        if n != N:
-            del inputs["training"]  # takes two responses, whatever N is
-        for what, given in inputs.items():
+        found = {}
+        for what, given in _inputs(folder, prompts, responses, longest).items():
             ways = _ways(what)
             ways = {way: partial(ways[way], folder, given) for way in (next(iter(ways)), "cream")}
             found[what] = measure(ways, 1, f"{what}, {n} responses of {longest} to {count} prompts, width {width:.2f}")
