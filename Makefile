@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro seeds profile bench test vllm-cpu lab
+.PHONY: help repro seeds sweep profile bench test vllm-cpu lab
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -19,39 +19,43 @@ repro: .venv/ready  ## run the whole loop; what is up to date is skipped. Then o
 	python -m cream.check
 	dvc repro
 
-# One DVC experiment a seed, in a temporary copy: the workspace's data, models, results and reports stay as they are. An
-# experiment belongs to the commit that it started from, and `dvc exp list` shows those of HEAD only: after a commit the
-# seeds are made anew, out of DVC's run-cache where nothing that shapes a stage has changed, so that no report mixes two
-# versions of the code. What a killed run leaves in .dvc/tmp/exps may be deleted.
-seeds: .venv/ready  ## run the whole loop with the seeds 1 to N (N=3) and compare them: reports/seeds.html
-	@case "$$N" in ''|0*|*[!0-9]*) echo "make seeds: N is '$$N': give a positive integer, as in make seeds N=3" >&2; exit 1;; esac
-	@! git rev-parse --is-shallow-repository | grep -qx true || { echo "make seeds: DVC loses the experiments of a shallow clone: run git fetch --unshallow first" >&2; exit 1; }
-	@$(call committed,params.yaml)
-	python -m cream.check
-	@for seed in $$(seq "$$N"); do \
-		echo "== seed $$seed of $$N"; \
-		if dvc exp list --name-only | grep -qx "seed-$$seed"; then echo "done before"; continue; fi; \
-		dvc exp run --temp --name "seed-$$seed" --set-param "seed=$$seed" $(if $(wildcard .cache),--copy-paths .cache) || exit 1; \
-	done
-	python -m cream.stage --no-input notebooks/12_seeds.ipynb reports/seeds.html
+# These three make their runs in clones of HEAD under .runs/, JOBS at a time (see cream/sweep.py), so that the workspace's
+# run stays as it is. A killed one goes on after the last finished stage of each run.
+RUNS = python -m cream.sweep $(if $(JOBS),--jobs $(JOBS)) $(FILE)
+FILE = $(if $(PROFILE),profiles/$(PROFILE).yaml,params.yaml)
+
+seeds: .venv/ready  ## run it all with the seeds 1 to N (N=3), perhaps of PROFILE=methods: reports/seeds.html
+	@$(call a_count,$$N)
+	@$(call committed,$(FILE))
+	$(RUNS) seed=1..$(N)
+	python -m cream.stage --no-input notebooks/12_seeds.ipynb $(if $(PROFILE),reports/$(PROFILE)/seeds.html profile=$(PROFILE),reports/seeds.html)
 	dvc repro --single-item --force index
 
-# In a clone of HEAD under .runs/, so that the workspace's run stays as it is; models and data come out of one DVC cache,
-# so what two profiles share is made once. Its two reports are kept; their link to the index leads to the workspace's.
+# The page is named after the keys of SET, and after the profile, if there is one.
+comma := ,
+space := $(subst ,, )
+keys = $(subst $(space),$(1),$(strip $(foreach setting,$(SET),$(firstword $(subst =, ,$(setting))))))
+sweep: .venv/ready  ## the same with each value of SET="dpo.sft_weight=0,0.1,1": reports/sweeps/dpo.sft_weight.html
+	@test -n "$(SET)" || { echo 'make sweep: SET is empty: give a key and its values, as in SET="dpo.sft_weight=0,0.1,1"' >&2; exit 1; }
+	@$(call a_count,$$N)
+	@$(call committed,$(FILE))
+	$(RUNS) $(SET) seed=1..$(N)
+	python -m cream.stage --no-input notebooks/16_sweep.ipynb reports/sweeps/$(PROFILE:%=%-)$(call keys,-).html keys=$(call keys,$(comma)) $(PROFILE:%=profile=%)
+	dvc repro --single-item --force index
+
+# Its two reports are kept; their link to the index leads to the workspace's.
+profile: FILE = profiles/$(NAME).yaml
 profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, rounds5, ...) and keep its reports in reports/NAME/
-	@test -f "profiles/$(NAME).yaml" || { echo "make profile: there is no profiles/$(NAME).yaml: give NAME=methods, for example" >&2; exit 1; }
-	@$(call committed,profiles/$(NAME).yaml)
-	@mkdir -p .cache && { test -d .runs/$(NAME) || git clone --quiet . .runs/$(NAME); }
-	@cd .runs/$(NAME) && git fetch --quiet origin HEAD && git reset --quiet --hard FETCH_HEAD
-	@ln -sfn ../../.cache .runs/$(NAME)/.cache && cp profiles/$(NAME).yaml .runs/$(NAME)/params.yaml
-	@cd .runs/$(NAME) && dvc config --local cache.dir "$(CURDIR)/.dvc/cache" && python -m cream.check && dvc repro
-	@mkdir -p reports/$(NAME) && cp .runs/$(NAME)/reports/accuracy.svg reports/$(NAME)/
+	@$(call committed,$(FILE))
+	$(RUNS)
+	@mkdir -p reports/$(NAME) && cp .runs/$(NAME)/run/reports/accuracy.svg reports/$(NAME)/
 	@for page in consistency benchmark; do \
-		sed 's|"./index.html"|"../index.html"|' .runs/$(NAME)/reports/$$page.html > reports/$(NAME)/$$page.html; \
+		sed 's|"./index.html"|"../index.html"|' .runs/$(NAME)/run/reports/$$page.html > reports/$(NAME)/$$page.html; \
 	done
 	dvc repro --single-item --force index
 
-# Both run committed code: what shapes a result, and the parameter file, must have no changes.
+a_count = case "$(1)" in ''|0*|*[!0-9]*) echo "make $@: N is '$(1)': give a positive integer, as in make $@ N=3" >&2; exit 1;; esac
+# They run committed code: what shapes a result, and the parameter file, must have no changes.
 committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || exit 1; \
 	test -z "$$changed" || { echo "make $@: commit or stash these changes first, so that all runs are of the same code:" >&2; echo "$$changed" >&2; exit 1; }
 
