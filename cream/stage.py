@@ -10,11 +10,11 @@ import argparse
 import os
 import re
 import sys
-import threading
 import time
 from pathlib import Path
 from string import Template
 
+from cream import warm
 from cream.check import check_machine
 from cream.files import whole, write_json
 from cream.parameters import load_parameters
@@ -25,12 +25,19 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
 
 
 def main():
+    # The kernel runs in notebooks/, as it does in Jupyter, and imports the package of this folder.
+    os.environ |= {"PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore:IProgress not found"}
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    os.environ |= {**ALLOCATOR, **os.environ}
     options = _options()
+    code = warm.forward("cream.stage", sys.argv[1:])
+    if code is not None:
+        sys.exit(code)
     stage = os.environ.get("DVC_STAGE") or options.notebook.stem
     started = time.monotonic()
     try:
         check_machine(load_parameters("params.yaml"), ".")
-        _end_with_parent()
+        warm.end_with_parent()
         notebook = _run(options.notebook, dict(pair.split("=", 1) for pair in options.parameters))
         _write_page(notebook, options.page, show_code=not options.no_input)
     except Exception as error:
@@ -49,33 +56,26 @@ def _options():
     return parser.parse_args()
 
 
-def _end_with_parent():
-    """A stage whose pipeline was killed must not go on writing beside the next run's."""
-    parent = os.getppid()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)  # the kernel watches this process and ends with it
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _run(path, parameters):
     """The executed notebook; its progress bars go to the terminal."""
     import papermill
+    from jupyter_client.manager import AsyncKernelManager
     from traitlets.config import Config
 
-    # The kernel runs in notebooks/, as it does in Jupyter, and imports the package of this folder.
-    os.environ |= {"PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore:IProgress not found"}
-    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    os.environ |= {**ALLOCATOR, **os.environ}
+    class Kernel(AsyncKernelManager):
+        """The kernel of this interpreter, whatever kernels are installed by that name, as a fork where there is a server."""
+
+        def format_kernel_cmd(self, extra_arguments=None):
+            command = [sys.executable, "-m", "cream.warm", "ipykernel_launcher", "-f", self.connection_file]
+            return [*command, *(extra_arguments or [])]
+
     return papermill.execute_notebook(
         path,
         None,
         parameters,
         kernel_name="python3",
         cwd=path.parent,
+        kernel_manager_class=Kernel,
         progress_bar=False,
         stderr_file=sys.stderr,
         config=Config(KernelManager={"transport": "ipc"}),  # no network port
