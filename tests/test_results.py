@@ -1,0 +1,434 @@
+"""The statistics of the pages on numbers found by hand and by scipy and statsmodels, and the pages on made-up runs."""
+
+import copy
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from cream import rankings, results
+from cream.files import write_json, write_rows
+from cream.parameters import load_parameters
+
+ROOT = Path(__file__).parents[1]
+
+# Statistics
+
+
+def test_auc_counts_ties_half():
+    # Positives 3 and 2, negatives 2 and 1: three wins and a tie of four.
+    assert results.auc([3, 2, 2, 1], [True, True, False, False]) == 3.5 / 4
+    assert results.auc([1, 1], [True, False]) == 0.5
+    assert math.isnan(results.auc([1, 2], [True, True])) and math.isnan(results.auc([], []))
+
+
+def test_auc_is_the_mann_whitney_statistic_and_weights_are_repetitions():
+    rng = np.random.default_rng(3)
+    values, positive = rng.integers(0, 6, 80), rng.random(80) < 0.4
+    right, wrong = values[positive], values[~positive]
+    expected = stats.mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong))
+    assert results.auc(values, positive) == pytest.approx(expected) == rankings.auc(values, positive)
+    weights = rng.integers(0, 4, 80)
+    repeated = results.auc(values.repeat(weights), positive.repeat(weights))
+    assert results.auc(values, positive, weights) == pytest.approx(repeated)
+
+
+def test_the_bootstrap_draws_what_belongs_to_a_prompt_together():
+    values, positive = [1, 2, 3, 4] * 20, [False, False, True, True] * 20
+    assert results.auc_with_interval(values, positive, range(80)) == (1, 1, 1)
+    # One prompt holds all positives, the other all negatives: a draw of one of them alone says nothing.
+    found, low, high = results.auc_with_interval([1, 2, 1, 1], [True, True, False, False], ["a", "a", "b", "b"])
+    assert found == low == high == 0.75
+    assert results.mean([1.0, 0.0, math.nan], ["a", "b", "c"])[0] == 0.5
+    assert np.isnan(results.mean([math.nan], ["a"])).all()
+
+
+def test_an_interval_of_a_mean_is_that_of_scipys_bootstrap():
+    values = np.random.default_rng(0).random(300)
+    found, low, high = results.mean(values, range(300))
+    oracle = stats.bootstrap([values], np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert found == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=0.004)
+    assert results.mean(values, range(300)) == (found, low, high)  # the same seed each time
+
+
+def test_a_share_has_wilsons_interval():
+    assert results.share(3, 4) == (0.75, *proportion_confint(3, 4, method="wilson"))
+    assert np.isnan(results.share(0, 0)).all()
+
+
+def test_paired_differences():
+    one, other = pd.Series([True] * 6), pd.Series([False] * 6)
+    # Bonett and Price by hand: 7/8 - 1/8 = 3/4, sd sqrt((1 - 9/16) / 8) = 0.2339, 3/4 - 1.96 * 0.2339 = 0.2916.
+    assert results.paired_difference(one, other) == pytest.approx((1, 0.2916, 1), abs=1e-4)
+    difference, low, high = results.paired_difference(other, one)
+    assert (difference, low, high) == pytest.approx((-1, -1, -0.2916), abs=1e-4)
+    rng = np.random.default_rng(0)
+    one, other = (pd.Series(rng.random(5000) < p) for p in (0.6, 0.5))
+    wald = stats.norm.interval(0.95, (one * 1 - other).mean(), (one * 1 - other).std() / 5000**0.5)
+    assert results.paired_difference(one, other)[1:] == pytest.approx(wald, abs=1e-4)
+
+
+def test_mcnemar_and_holm():
+    correct = pd.DataFrame({"a": [True] * 6, "b": [False] * 6, "c": [True, True, True, False, False, False]})
+    table = results.compare(correct, [("a", "b"), ("a", "c"), ("a", "a")])
+    # 2 / 2^6 times three comparisons; 2 / 2^3 times two; no question differs.
+    assert table.p.tolist() == [0.03125, 0.25, 1.0]
+    assert table["p, Holm"].tolist() == [0.09375, 0.5, 1.0]
+    assert table.p[1] == mcnemar([[0, 3], [0, 0]], exact=True).pvalue
+    assert table[["only it is right", "only the other is right"]].values.tolist() == [[6, 0], [3, 0], [0, 0]]
+
+
+def test_newly_answered_and_failed():
+    correct = pd.DataFrame({"m1": [True, True, False, False], "m2": [True, False, True, True]})
+    assert results.newly_answered_and_failed(correct, "m2", "m1") == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "pair, verdict",
+    [
+        ((True, False), "right"),
+        ((False, True), "wrong"),
+        ((True, True), "undecided"),
+        ((False, False), "undecided"),
+        ((None, True), None),
+        ((math.nan, False), None),
+    ],
+)
+def test_verdicts(pair, verdict):
+    assert results.verdict_of(*pair) == verdict
+
+
+ROWS = pd.DataFrame(
+    {
+        "policy": ["m1"] * 4,
+        "round": 1,
+        "id": list("abcd"),
+        "correct": [[True, False, False], [True, False, True], [True] * 3, [None] * 3],
+        "scores": [
+            {"reward": [2, 1, 2], "judge": [1, None, 0]},
+            {"reward": [1, 2, 3], "judge": [None] * 3},
+            {"reward": [1, 2, 3], "judge": [1, 2, 3]},
+            {"reward": [1, 2, 3], "judge": [1, 2, 3]},
+        ],
+        "policy_logps": [[-1, -2, -3]] * 4,
+        "chosen": [0, 2, 2, math.nan],
+        "consistency": [1.0, 0.5, 0.0, 0.9],
+        "tau": [1.0, 0.2, 0.6, 0.2],
+        "verdict": ["right", "right", "wrong", None],
+    }
+)
+
+
+def test_pairwise_accuracy_by_hand():
+    # a: 2 > 1 a win, 2 = 2 a half; b: 1 < 2 a loss, 3 > 2 a win.
+    assert results.pairwise_accuracy(ROWS, "reward").value.to_dict() == {"m1": 2.5 / 4}
+    assert results.pairwise_accuracy(ROWS, "judge").value.to_dict() == {"m1": 1.0}  # the one pair with two scores
+    assert results.pairwise_accuracy(ROWS, "log_prob").value.to_dict() == {"m1": 3 / 4}
+    assert results.pairwise_accuracy(ROWS, "vote").empty
+
+
+def test_consistency_and_right_pairs_by_hand():
+    assert results.consistency(ROWS).value["m1"] == 0.5  # the last prompt has no pair
+    assert results.tau_auc(ROWS).value["m1"] == 0.5  # 1.0 beats 0.6, 0.2 does not
+    assert tuple(results.right_pairs(ROWS).loc["m1"]) == results.share(2, 3)
+    bins = results.right_pairs_by_tau(ROWS)
+    assert bins.value.fillna(-1).tolist() == [-1, 1, 0, 1] and bins.pairs.tolist() == [0, 1, 1, 1]
+
+
+def test_samples_are_averaged_question_by_question():
+    answers = pd.DataFrame(
+        {"model": ["m1", "m1", "m0"], "id": ["a", "b", "a"], "sampled_correct": [[True, False], [True, True], []]}
+    )
+    assert results.sampled_accuracy(answers).value.to_dict() == {"m1": 0.75}
+    assert results.sampled_accuracy(answers.drop(columns="sampled_correct")).empty
+
+
+def test_transcripts_are_of_questions_on_which_models_differ_most():
+    correct = pd.DataFrame({"a": [True, True, True, False], "b": [True, True, False, False], "c": [True, False, False, False],
+                            "d": [True, True, False, False]}, index=list("wxyz"))  # fmt: skip
+    assert results.divided(correct, 4) == ["x", "y"] and results.divided(correct, 0) == []
+
+
+# What the pages say
+
+
+def test_a_direction_is_that_of_the_whole_interval():
+    assert [results.direction(*interval) for interval in ((0.1, 0.2), (-0.1, 0.2), (-0.2, -0.1))] == [
+        "above",
+        "level with",
+        "below",
+    ]
+
+
+def test_agreement_in_words():
+    auc = pd.DataFrame(
+        {"value": [0.51, 0.77, 0.6, 0.7], "low": [0.45, 0.7, 0.5, 0.65], "high": [0.55, 0.8, 0.7, 0.75]},
+        index=["m1", "a-m2", "a-m3", "b-m2"],
+    )
+    text = results.agreement_in_words(auc, {"A": ["m1", "a-m2", "a-m3"], "B": ["m1", "b-m2", "b-m3"]})
+    assert text == (
+        "On M1's responses (AUC 0.51) agreement does <b>not</b> tell right pairs from wrong ones. "
+        "On those of A's models (AUC 0.77, 0.60) that differs from round to round. "
+        "On those of B's models (AUC 0.70) the more consistent pairs are right <b>more</b> often."
+    )
+
+
+UP, DOWN, LEVEL = (0.1, 0.05, 0.15), (-0.1, -0.15, -0.05), (0.0, -0.05, 0.05)
+KEY, RANDOM = results.CONTROLS.values()
+
+
+def test_the_controls_come_first_where_they_do_not_hold():
+    plain = {("SRLM", "M1"): DOWN, ("CREAM", "SRLM"): UP}
+    conclusion, controls, *ends = results.findings({(KEY, "M1"): UP, (RANDOM, "M1"): DOWN, **plain})
+    assert conclusion.startswith("CREAM did <b>better</b>")
+    assert controls.startswith("The controls hold: ") and "<b>above</b> M1 (+10.0 points, +5.0 to +15.0)" in controls
+    assert ends == [
+        "SRLM ends <b>below</b> M1 (−10.0 points, −15.0 to −5.0).",
+        "CREAM ends <b>above</b> SRLM (+10.0 points, +5.0 to +15.0).",
+    ]
+    first, *_ = results.findings({(KEY, "M1"): LEVEL, (RANDOM, "M1"): DOWN, **plain})
+    assert first.startswith("The controls do <b>not</b> hold") and "<b>not clearly apart</b> from M1" in first
+    assert results.findings({("SRLM", "M1"): DOWN})[0].startswith("This run has no controls")
+
+
+@pytest.mark.parametrize(
+    "plain, fixed, words",
+    [
+        (UP, UP, "better than a fixed C"),
+        (UP, LEVEL, "no clear difference from a fixed C"),
+        (UP, DOWN, "a fixed C did better still"),
+        (UP, None, "a fixed C was not run"),
+        (LEVEL, LEVEL, "no clear difference"),
+        (DOWN, UP, "worse"),
+    ],
+)
+def test_the_conclusion_follows_the_numbers_whichever_way_they_fall(plain, fixed, words):
+    found = {("SRLM", "M1"): DOWN, ("CREAM", "M1"): DOWN, ("CREAM", "SRLM"): plain}
+    if fixed:
+        found["CREAM", "fixed C 0.7"] = fixed
+    text = results.findings(found)[0]
+    assert words in text and text.startswith("CREAM")
+
+
+# Made-up runs
+
+
+def lineage(*methods, last=4):
+    """`rank` and `train` of these methods from M1 on: {name: what its rows say}."""
+    rank, train = {"m1": {"previous": "m0"}}, {}
+    for name, row in methods:
+        for number in range(2, last + 1):
+            start, previous = (f"{name}-m{number - 1}" if number > 2 else "m1"), f"{name}-m{number - 2}"
+            train[f"{name}-m{number}"] = {"start": start, **row}
+            if number > 2:
+                rank[start] = {"previous": previous if number > 3 else "m1"}
+    return {"rank": rank, "train": train}
+
+
+FULL = lineage(
+    ("gold", {"method": "srlm", "by": "gold"}),
+    ("random", {"method": "srlm", "by": "random"}),
+    ("srlm", {"method": "srlm"}),
+    ("cream", {"method": "cream"}),
+    ("fixed", {"method": "fixed", "C": 0.7}),
+)
+ACCURACY = {"m0": 0.1, "m1": 0.8, "gold": 0.9, "random": 0.5, "srlm": 0.55, "cream": 0.7, "fixed": 0.7}
+
+
+def make_run(folder, rows, questions=200, prompts=60, tasks=("sums",), known=True, older=False):
+    """What a run of these rows of `rank` and `train` leaves for the pages, made up: its params are returned. `known`:
+    whether the answers are; `older`: without what runs have written only since this file is there."""
+    params = {**yaml.safe_load((ROOT / "params.yaml").read_text()), **copy.deepcopy(rows)}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    rng, models = np.random.default_rng(0), ["m0", "m1", *params["train"]]
+    for model in models:
+        right = rng.random(questions) < ACCURACY.get(model.split("-")[0], 0.5)
+        asked = [
+            {
+                "id": f"q{i}",
+                "task": tasks[i % len(tasks)],
+                "question": f"{i}<b>+{i} & $1$",
+                "choices": None,
+                "answer": str(2 * i) if known else None,
+                "response": f"<script>alert(1)</script> **Answer: {2 * i + (not right[i])}**",
+                "finish_reason": "stop",
+                "extracted": str(i),
+                "correct": bool(right[i]) if known else None,
+                "sampled_correct": (rng.random(4) < right[i] * 0.8).tolist(),
+            }
+            for i in range(questions)
+        ]
+        summary = {**accuracy(right if known else []), "unparsed_share": 0.0, "truncated_share": 0.0}
+        summary |= {"mean_over_tasks": summary["accuracy"], "samples": 4, "sampled_accuracy": 0.5}
+        summary["tasks"] = {task: accuracy(right[k :: len(tasks)] if known else []) for k, task in enumerate(tasks)}
+        if older:
+            asked = [{key: value for key, value in row.items() if key != "sampled_correct"} for row in asked]
+            del summary["samples"], summary["sampled_accuracy"]
+        write_rows(folder / "data" / "answers" / f"{model}.jsonl", asked)
+        write_json(folder / "results" / "evaluate" / f"{model}.json", summary)
+    for policy in params["rank"]:
+        ranked = [ranking(rng, f"p{i}", tasks[i % len(tasks)], known, older) for i in range(prompts)]
+        write_rows(folder / "data" / "rankings" / f"{policy}.jsonl", ranked)
+        measures = dict.fromkeys("tau_mean tau_sd tau_b_mean spearman_mean top_order_mean top_order_official_mean "
+                                 "tau_ceiling noise_floor noise_floor_bf16 noise_ceiling".split(), 0.5)  # fmt: skip
+        measures |= {"previous": params["rank"][policy]["previous"], "prompts": prompts, "pairs": prompts - 1, "C": 0.6}
+        write_json(folder / "results" / "rank" / f"{policy}.json", {**measures, "noise_prompts": 16})
+        shares = dict.fromkeys(("tokens_mean", "truncated_share", "distinct_mean", "right_share", "mixed_share"), 0.5)
+        write_json(folder / "results" / "sample" / f"{policy}.json", {"prompts": prompts, "responses": 5 * prompts, **shares})
+    for model in params["train"]:
+        pairs = [{"chosen_right": bool(rng.random() < 0.6) if known else None,
+                  "rejected_right": bool(rng.random() < 0.3) if known else None} for _ in range(prompts - 1)]  # fmt: skip
+        write_rows(folder / "data" / "pairs" / f"{model}.jsonl", pairs)
+        trained = {"rankers": ["reward", "previous"], "pairs": prompts - 1, "prompts_tied": 1, "prompts_unscored": 0,
+                   "dropped": 0, "C": 0.6, "reversed_share": 0.0}  # fmt: skip
+        trained |= {} if older else {"chosen_moved": -2.0 if "srlm" in model else 1.0, "rejected_moved": -5.0}
+        write_json(folder / "results" / "train" / f"{model}.json", trained)
+        curve = pd.DataFrame({"step": [1, 2, 3], "loss": [0.69, 0.6, 0.5], "learning_rate": 0.1, "margin": [0, 0.5, 1.0]})
+        curve = curve if older else curve.assign(chosen=[0, 0.5, 1], rejected=[0, -2, -5])
+        (folder / "results" / "curves").mkdir(exist_ok=True)
+        curve.to_csv(folder / "results" / "curves" / f"{model}.csv", index=False)
+    return params
+
+
+def accuracy(right):
+    if len(right) == 0:
+        return {"questions": 200, "accuracy": None, "low": None, "high": None}
+    value, low, high = results.share(int(sum(right)), len(right))
+    return {"questions": len(right), "accuracy": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+
+
+def ranking(rng, name, task, known, older):
+    correct, scores = rng.random(5) < 0.5, {}
+    for ranker in ("reward", "previous", "policy_token", "previous_token", "log_prob", "vote"):
+        scores[ranker] = (rng.normal(size=5) + correct).round(3).tolist()
+    tied, order = rng.random() < 0.1, np.argsort(scores["reward"])
+    if older:
+        del scores["log_prob"], scores["vote"]
+    tau = float(rng.integers(-10, 11) / 10)
+    return {
+        "id": name, "task": task, "scores": scores, "lengths": rng.integers(3, 9, 5).tolist(),
+        "correct": correct.tolist() if known else [None] * 5,
+        "tau": tau, "tau_b": tau, "consistency": (tau + 1) / 2,
+        "chosen": None if tied else int(order[-1]), "rejected": None if tied else int(order[0]),
+        **{key: rng.normal(size=5).tolist() for key in ("policy_logps", "previous_logps", "base_logps")},
+    }  # fmt: skip
+
+
+def write_seeds(folder, params, shift=0.0, seeds=(1, 2, 3)):
+    """results/seeds.csv of this run and two seeds that differ from it by a point."""
+    rows = []
+    for seed, model in itertools.product(seeds, ["m0", "m1", *params["train"]]):
+        found = json.loads((folder / "results" / "evaluate" / f"{model}.json").read_text())
+        row = {"profile": "params", "seed": seed, "model": model, "method": model, "round": 1, "questions": 200,
+               "accuracy": found["accuracy"] + 0.01 * (seed - 1) * (1 if model == "m1" else 2) + shift,
+               "sampled_accuracy": 0.5}  # fmt: skip
+        if model in params["rank"]:
+            row |= {"C": 0.6 + seed / 100, "tau_auc": 0.7 + seed / 100, "reward_accuracy": 0.8 + seed / 100,
+                    "log_prob_accuracy": 0.7 + seed / 100, "vote_accuracy": 0.75}  # fmt: skip
+        rows += [row, row]  # a model that two profiles share is there twice
+    pd.DataFrame(rows).to_csv(folder / "results" / "seeds.csv", index=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A place for a run with the code of this repository."""
+    for name in ("cream", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "data" / "paper", tmp_path / "data" / "paper")
+    return tmp_path
+
+
+def page(folder, notebook, name):
+    command = [sys.executable, "-m", "cream.stage", "--no-input", f"notebooks/{notebook}.ipynb", f"reports/{name}.html"]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = (folder / "reports" / f"{name}.html").read_text(encoding="utf-8")
+    assert "Warning" not in done.stderr + text and "nan" not in re.sub(r"base64,[^\"]*", "", text).lower()
+    return text
+
+
+def words(text):
+    return " ".join(re.sub(r"<[^>]+>", "", re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)).split())
+
+
+def test_lines_run_from_the_model_that_a_method_started_from(tmp_path):
+    params = {"train": {
+        "a-m2": {"start": "m1", "method": "cream"}, "a-m3": {"start": "a-m2", "method": "cream"},
+        "s-m3": {"start": "a-m2", "method": "cream-drop"}, "s-m4": {"start": "s-m3", "method": "cream-drop"},
+        "b-m2": {"start": "m1", "method": "cream"},
+    }, "ranking": {"measure": "kendall", "first_round": "official"}}  # fmt: skip
+    lines = results.lines_of(params)
+    assert lines == {
+        "CREAM": ["m1", "a-m2", "a-m3"], "CREAM (b-m2)": ["m1", "b-m2"], "CREAM-drop": ["a-m2", "s-m3", "s-m4"]
+    }  # fmt: skip
+    assert results.last_common(lines, "CREAM-drop", "CREAM") == ("s-m3", "a-m3")
+    assert results.last_common(lines, "CREAM", "CREAM (b-m2)") == ("a-m2", "b-m2")
+
+
+def test_seeds_are_taken_only_if_they_are_of_this_run(tmp_path):
+    params = make_run(tmp_path, FULL)
+    assert results.seed_rows(params, tmp_path) is None
+    write_seeds(tmp_path, params)
+    rows = results.seed_rows(params, tmp_path)
+    assert sorted(rows.seed.unique()) == [1, 2, 3] and len(rows) == 3 * (2 + len(params["train"]))
+    found = results.differences([("gold-m2", "m1")], rows).loc[[("gold-m2", "m1")]].iloc[0]
+    gold, m1 = (rows[(rows.model == model) & (rows.seed == 1)].accuracy.item() for model in ("gold-m2", "m1"))
+    by_seed = gold - m1 + np.array([0, 0.01, 0.02])
+    assert found.value == pytest.approx(by_seed.mean())
+    interval = stats.t.interval(0.95, 2, by_seed.mean(), stats.sem(by_seed))
+    assert (found.low, found.high) == pytest.approx(interval)
+    write_seeds(tmp_path, params, shift=0.002)  # another run's
+    assert results.seed_rows(params, tmp_path) is None
+    write_seeds(tmp_path, params, seeds=(1,))
+    assert results.seed_rows(params, tmp_path) is None
+
+
+def test_the_first_page_answers_the_question_with_and_without_seeds(folder):
+    params = make_run(folder, FULL)
+    text = words(page(folder, "10_index", "index"))
+    assert "The controls hold" in text and "CREAM did better" in text and "One seed (1)" in text
+    write_seeds(folder, params)
+    first = page(folder, "10_index", "index")
+    assert "mean of the seeds 1 to 3" in words(first) and "seeds 101 to 103" in words(first)
+    assert page(folder, "10_index", "index") == first
+
+
+def test_the_pages_of_a_full_run_escape_what_models_wrote(folder):
+    make_run(folder, FULL)
+    text = page(folder, "09_benchmark", "benchmark")
+    assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text and "&lt;b&gt;+" in text
+    assert (folder / "reports" / "accuracy.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert "Accuracy by task" not in text and "in 3 of 15 trainings: SRLM, M2; SRLM, M3; SRLM, M4." in words(text)
+    assert all('alt="' in image for image in re.findall(r"<img[^>]*>", text))
+    assert "On M1's responses" in words(page(folder, "08_consistency", "consistency"))
+
+
+@pytest.mark.parametrize("case", ["older", "unknown", "tiny"])
+def test_the_pages_of_other_runs(folder, case):
+    few = lineage(("srlm", {"method": "srlm"}), last=2 if case == "tiny" else 3)
+    if case == "older":
+        make_run(folder, few, tasks=("sums", "words"), older=True)
+    elif case == "unknown":
+        make_run(folder, few, known=False)
+    else:
+        make_run(folder, few, questions=2, prompts=2)
+    pages = {name: words(page(folder, *name)) for name in (("08_consistency", "consistency"), ("09_benchmark", "benchmark"),
+                                                           ("10_index", "index"))}  # fmt: skip
+    if case == "older":
+        assert "Accuracy by task" in pages["09_benchmark", "benchmark"]
+    if case == "unknown":
+        assert "not known" in pages["10_index", "index"]
