@@ -36,7 +36,7 @@ forked = False  # whether this process is a fork of the server
 
 def forward(module, arguments):
     """Runs `python -m module arguments` as a fork of the server and returns its exit code; None where there is no server,
-    which is then started for the stages to come."""
+    which in a pipeline is then started for the stages to come."""
     given = os.environ.get("CREAM_WARM")
     if forked or not _is_usable():
         return None
@@ -53,7 +53,7 @@ def forward(module, arguments):
                 signal.signal(signal.SIGINT, lambda *_: os.kill(fork, signal.SIGINT))
                 code = connection.recv(1)
         except (FileNotFoundError, ConnectionError):
-            if not given:
+            if not given and "DVC_STAGE" in os.environ:  # a stage that is run alone has none to come
                 _start_server(address)
             return None
     if not fork:
