@@ -79,12 +79,10 @@ def differences(rows, pairs, value="accuracy"):
     table = rows.pivot(index="seed", columns="model", values=value)
     found = []
     for model, against in pairs:
-        both = table[[model, against]].dropna()
-        difference = both[model] - both[against]
-        p = np.nan
-        if len(both) > 1 and np.ptp(difference) > 1e-9:
-            p = stats.ttest_rel(both[model], both[against]).pvalue
-        count = {"in_favour": int((difference > 0).sum()), "seeds": len(both), "p": p}
+        difference = (table[model] - table[against]).dropna()
+        changes = len(difference) > 1 and np.ptp(difference) > 1e-9
+        p = stats.ttest_1samp(difference, 0).pvalue if changes else np.nan
+        count = {"in_favour": int((difference > 0).sum()), "seeds": len(difference), "p": p}
         found.append({"model": model, "against": against, **mean_interval(difference), **count})
     return pd.DataFrame(found, columns=["model", "against", "mean", "sd", "low", "high", "in_favour", "seeds", "p"])
 

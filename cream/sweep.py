@@ -26,7 +26,8 @@ from tqdm import tqdm
 from cream.files import write_json
 from cream.parameters import load_parameters
 
-# $1 is the clone, $2 its params.yaml. A clone that exists is brought to HEAD, but keeps what its own run has made.
+# $1 is the clone, $2 its params.yaml. A clone that exists is brought to HEAD, but keeps what its own run has made. DVC
+# makes hard links of what a stage wrote only if they come first; it removes them before the stage runs again.
 RUN = """
 set -e
 test -e "$1/.git" || { rm -rf "$1" "$1.part"; git clone --quiet . "$1.part"; mv "$1.part" "$1"; }
@@ -38,7 +39,10 @@ git reset --quiet --soft FETCH_HEAD
 git checkout --quiet --no-overlay FETCH_HEAD -- :/ ':!/results' ':!/reports' ':!/dvc.lock'
 ln -sfn "$root/.cache" .cache
 cp "$2" params.yaml
-dvc config --local cache.dir "$root/.dvc/cache"
+if ! grep -qsF " = $root/.dvc/cache" .dvc/config.local; then
+    dvc config --local cache.type hardlink,reflink,symlink,copy
+    dvc config --local cache.dir "$root/.dvc/cache"
+fi
 python -m cream.check
 dvc repro
 """
