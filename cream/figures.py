@@ -95,8 +95,8 @@ def by_round(lines, rounds, table, ylabel, level=None, width=5.6, responses=Fals
     # The first model of a line is another method's, or M1: alone it is no line.
     lines = {name: models for name, models in lines.items() if len(models) > 1} or {"": list(table.index)[:1]}
     panels = list(lines) if len(lines) > MOST_LINES else [None]
-    columns = min(len(panels), 3)
-    size = (width, 0.62 * width) if panels == [None] else (7.5, 0.6 + 1.7 * -(-len(panels) // columns))
+    columns = min(len(panels), 4)
+    size = (width, 0.62 * width) if panels == [None] else (8, 0.6 + 1.5 * -(-len(panels) // columns))
     figure, grid = plt.subplots(
         -(-len(panels) // columns), columns, figsize=size, sharex=True, sharey=True, squeeze=False
     )
@@ -240,6 +240,7 @@ def dots(tables, names, xlabel, width=5.6):
 
 
 def _rows(axes, names, xlabel):
-    axes.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel, ylim=(len(names) - 0.4, -0.6))
+    axes.figure.supxlabel(xlabel, fontsize="medium")  # below the names too: the axes may be narrower than it
+    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
     axes.tick_params(axis="y", length=0, labelsize=9)
     axes.spines["left"].set_visible(False)

@@ -17,7 +17,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from cream import seeds
-from cream.consistency import kendall_tau_b
+from cream.consistency import kendall_tau_b, spearman
 from cream.files import read_rows
 from cream.parameters import label_of, models_of, round_of, start_of, train_row
 from cream.rankings import consistency_of, pairwise_wins, rankers_for, scores_of
@@ -100,13 +100,17 @@ def rank_results(params, root=".."):
 
 
 def trainings(params, root=".."):
-    """One row a trained model: what its training wrote, and how many of its pairs were right and wrong."""
+    """One row a trained model: what its training wrote."""
+    return pd.DataFrame({model: _written(root, "train", model) for model in trained_of(params)}).T
+
+
+def trained_pairs(params, root=".."):
+    """How many of the pairs that each model was trained on are known to be right, and wrong."""
     found = {}
     for model in trained_of(params):
-        pairs = pd.DataFrame(read_rows(Path(root, "data", "pairs", f"{model}.jsonl")))
-        verdicts = [verdict_of(*pair) for pair in zip(pairs.chosen_right, pairs.rejected_right)]
-        counts = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong")}
-        found[model] = {**_written(root, "train", model), **counts}
+        pairs = read_rows(Path(root, "data", "pairs", f"{model}.jsonl"))
+        verdicts = [verdict_of(pair["chosen_right"], pair["rejected_right"]) for pair in pairs]
+        found[model] = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong")}
     return pd.DataFrame(found).T
 
 
@@ -444,9 +448,9 @@ def length_bias(rows):
     """Spearman's correlation of reward and length within a prompt, the mean over prompts, one value a policy."""
     found = {}
     for policy, group in rows.groupby("policy", sort=False):
-        pairs = [(scores["reward"], lengths) for scores, lengths in zip(group.scores, group.lengths)]
-        known = [stats.spearmanr(*pair).statistic for pair in pairs if all(len(set(values)) > 1 for values in pair)]
-        found[policy] = np.mean(known) if known else np.nan
+        reward, length = (np.array(list(values), float) for values in (group.scores.str["reward"], group.lengths))
+        known = (np.ptp(reward, axis=1) > 0) & (np.ptp(length, axis=1) > 0)
+        found[policy] = spearman(reward[known], length[known]).mean().item() if known.any() else np.nan
     return pd.Series(found, dtype=float)
 
 
@@ -484,6 +488,31 @@ def seeds_in_words(rows):
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"seeds {numbers[0]} to {numbers[-1]}"
     return f"seeds {_listed([str(number) for number in numbers])}"
+
+
+def rewards_in_words(params, tables, lines):
+    """Whether the reward tells right from wrong responses, to begin with and at the end of each of these lines, beside
+    the other rankers. `tables`: {ranker: pairwise accuracy}, the reward's first."""
+    name, *others = tables
+
+    def found(policy):
+        more = [f"{other} {percent(value_of(tables[other], policy))}" for other in others]
+        return percent(value_of(tables[name], policy)) + (f" ({', '.join(more)})" if more else "")
+
+    if name != "reward" or "m1" not in tables[name].index:
+        return "How well the reward does on M1's responses is not known."
+    start = tables[name].loc["m1"]
+    verb = direction(start.low, start.high, ("<b>mistakes</b>", "does <b>not</b> tell", "<b>tells</b>"), 0.5)
+    what = "wrong responses for right ones" if "mistakes" in verb else "right from wrong responses"
+    text = f"M1's reward {verb} {what}: of a right and a wrong response to one prompt it puts the right one higher in "
+    text += f"{found('m1')}; chance is 50%."
+    for models in lines.values():
+        known = [model for model in models[1:] if model in tables[name].index]
+        if known:
+            end = tables[name].loc[known[-1]]
+            moved = "<b>falls</b> to" if end.high < start.low else "<b>rises</b> to" if end.low > start.high else "is"
+            text += f" On the responses of {called(params, known[-1])} this {moved} {found(known[-1])}."
+    return text
 
 
 def agreement_in_words(auc, lines):

@@ -149,6 +149,17 @@ def test_consistency_and_right_pairs_by_hand():
     assert bins.value.fillna(-1).tolist() == [-1, 1, 0, 1] and bins.pairs.tolist() == [0, 1, 1, 1]
 
 
+def test_length_bias_is_spearman_within_a_prompt():
+    rng = np.random.default_rng(0)
+    pairs = [(rng.random(5).round(1).tolist(), rng.integers(3, 6, 5).tolist()) for _ in range(10)]
+    rows = pd.DataFrame(
+        {"policy": "m1", "scores": [{"reward": reward} for reward, _ in pairs] + [{"reward": [1] * 5}],
+         "lengths": [length for _, length in pairs] + [[1, 2, 3, 4, 5]]}
+    )  # fmt: skip
+    expected = np.mean([stats.spearmanr(*pair).statistic for pair in pairs])
+    assert results.length_bias(rows)["m1"] == pytest.approx(expected)  # the prompt with equal rewards says nothing
+
+
 def test_samples_are_averaged_question_by_question():
     answers = pd.DataFrame(
         {"model": ["m1", "m1", "m0"], "id": ["a", "b", "a"], "sampled_correct": [[True, False], [True, True], []]}
@@ -185,6 +196,22 @@ def test_agreement_in_words():
         "On those of A's models (AUC 0.77, 0.60) that differs from round to round. "
         "On those of B's models (AUC 0.70) the more consistent pairs are right <b>more</b> often."
     )
+
+
+def test_rewards_in_words():
+    def table(**values):
+        return pd.DataFrame({"value": values, "low": {k: v - 0.05 for k, v in values.items()},
+                             "high": {k: v + 0.05 for k, v in values.items()}}).rename(index=lambda k: k.replace("_", "-"))  # fmt: skip
+
+    params = {"train": {f"{name}-m2": {"start": "m1", "method": name} for name in ("srlm", "cream")},
+              "ranking": {"measure": "kendall", "first_round": "official"}}  # fmt: skip
+    lines = {"SRLM": ["m1", "srlm-m2"], "CREAM": ["m1", "cream-m2"]}
+    tables = {"reward": table(m1=0.8, srlm_m2=0.6, cream_m2=0.75), "vote": table(m1=0.7, srlm_m2=0.7, cream_m2=0.7)}
+    text = results.rewards_in_words(params, tables, lines)
+    assert "M1's reward <b>tells</b> right from wrong" in text and "higher in 80% (vote 70%); chance is 50%." in text
+    assert "On the responses of SRLM's M2 this <b>falls</b> to 60% (vote 70%)." in text
+    assert "On the responses of CREAM's M2 this is 75% (vote 70%)." in text
+    assert "does <b>not</b> tell" in results.rewards_in_words(params, {"reward": table(m1=0.5)}, lines)
 
 
 UP, DOWN, LEVEL = (0.1, 0.05, 0.15), (-0.1, -0.15, -0.05), (0.0, -0.05, 0.05)
