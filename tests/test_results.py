@@ -19,7 +19,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from cream import rankings, results
+from cream import figures, rankings, results
 from cream.files import write_json, write_rows
 from cream.parameters import load_parameters
 
@@ -249,6 +249,44 @@ def test_the_conclusion_follows_the_numbers_whichever_way_they_fall(plain, fixed
         found["CREAM", "fixed C 0.7"] = fixed
     text = results.findings(found)[0]
     assert words in text and text.startswith("CREAM")
+
+
+# Figures and tables
+
+
+def table_of(models):
+    return pd.DataFrame({"value": 0.5, "low": 0.4, "high": 0.6}, index=models)
+
+
+def test_names_at_the_ends_of_lines_do_not_cover_each_other():
+    lines = {name: ["m1", f"{name}-m2"] for name in "abcde"}
+    rounds = {"m1": 1, **{models[1]: 2 for models in lines.values()}}
+    figure = figures.by_round(lines, rounds, table_of(rounds), "accuracy")
+    figure.canvas.draw()
+    boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.y0)
+    assert len(boxes) == 5 and all(lower.y1 <= upper.y0 + 1 for lower, upper in itertools.pairwise(boxes))
+
+
+def test_many_lines_are_drawn_a_panel_each():
+    lines = {name: ["m1", f"{name}-m2"] for name in "abcdefghi"}
+    rounds = {"m1": 1, **{models[1]: 2 for models in lines.values()}}
+    figure = figures.by_round(lines, rounds, table_of(rounds), "accuracy")
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == list(lines)
+    assert len(figure.axes[0].lines) == 9  # its own, and the others in grey
+    assert len(figures.by_round(lines, rounds, table_of(["m1"]), "accuracy").axes) == 1  # nothing but M1 is known
+
+
+def test_tables_show_what_models_wrote_as_it_is(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", lambda html: shown.append(html.data))
+    table = pd.DataFrame({"<i>": ["<b>&"]}, index=["<u>"])
+    figures.show_table(table, "a <caption>", 2)
+    figures.show_table(table, "a <caption>", 2, folded=True)
+    figures.show_table(table, "a <caption>", 2, texts=["<i>"])
+    for html in shown:
+        assert "&lt;b&gt;&amp;" in html and "&lt;i&gt;" in html and "a &lt;caption&gt;" in html
+        assert not re.search("<b>|<i>|<u>|<caption>a <", html)
+    assert shown[1].startswith("<details><summary>") and "white-space: pre-wrap" in shown[2]
 
 
 # Made-up runs
