@@ -32,6 +32,7 @@ def collect(runs, profile, keys=("seed",)):
     rows, common = [], None
     for mark in sorted(Path(runs, profile).glob("*.json")):
         settings = json.loads(mark.read_text(encoding="utf-8"))["settings"]
+        settings = {key: "null" if value is None else value for key, value in settings.items()}
         if set(settings) != set(keys):
             continue
         run = mark.with_suffix("")
@@ -45,7 +46,9 @@ def collect(runs, profile, keys=("seed",)):
             rows.append(row | _metrics(run / "results", params, model))
     columns = ["profile", *dict.fromkeys([*keys, "seed"]), "model", "method", "round", *NAMES]
     rows = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(NAMES[1:], float))
-    return rows.sort_values(list(keys), kind="stable", ignore_index=True)
+    # A column of numbers and words ("null") is put in the order of its words.
+    order = rows[list(keys)].apply(lambda column: column.map(str) if column.dtype == object else column)
+    return rows.loc[order.sort_values(list(keys), kind="stable").index].reset_index(drop=True)
 
 
 def enough_seeds(rows, command):

@@ -6,6 +6,7 @@ pages read, and which of them ran.
 
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from scipy import stats
-from test_pipeline import ROOT, copy, run  # noqa: F401  copy is a fixture
+from test_pipeline import ROOT, run
 
 from cream.seeds import collect, differences, enough_seeds, intervals, keep, mean_interval
 
@@ -162,6 +163,17 @@ def test_runs_that_differ_in_something_else_are_not_mixed(runs):
         collect(runs, "default", ["dpo.beta", "seed"])
 
 
+def test_null_is_a_value_like_any_other(runs):
+    folder = runs / "default"
+    for value in (None, 100):
+        name = f"data.test_questions={value},seed=1"
+        shutil.copytree(folder / "seed=1", folder / name)
+        settings = {"data.test_questions": value, "seed": 1}
+        (folder / f"{name}.json").write_text(json.dumps({"commit": "c", "settings": settings}))
+    rows = collect(runs, "default", ["data.test_questions", "seed"])
+    assert rows["data.test_questions"].unique().tolist() == [100, "null"]
+
+
 def test_one_seed_is_too_few(runs):
     assert enough_seeds(collect(runs, "default", ["dpo.beta", "seed"]), "make") == [9, 10]
     with pytest.raises(ValueError, match="needs two seeds at least, and 1 of this commit finished: run `make seeds N=3`"):
@@ -185,9 +197,24 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seeded(copy, log):  # noqa: F811
+def copy(tmp_path_factory):
+    """What the targets need of the repository."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name in ("cream", "notebooks", "profiles"):
+        shutil.copytree(ROOT / name, folder / name)
+    (folder / ".dvc").mkdir()
+    (folder / "data").mkdir()  # the Makefile asks git about it
+    for name in (".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "Makefile", "pyproject.toml", "requirements.txt"):
+        shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seeded(copy, log):
     """After a `make seeds` that was killed while it evaluated seed 1, and a second one."""
-    params = yaml.safe_load((copy / "params.yaml").read_text())
+    params = yaml.safe_load((copy / "profiles" / "test.yaml").read_text())
+    params["model"]["base"] = "embedded"
     params["rank"] = {"m1": {"previous": "m0"}}
     params["train"] = {f"{name}-m2": {"start": "m1", "method": name} for name in ("srlm", "cream")}
     (copy / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
