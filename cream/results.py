@@ -535,15 +535,11 @@ def agreement_in_words(auc, lines):
     return " ".join(sentences) or "No pair of this run is known to be right or wrong."
 
 
-def last_common(lines, one, other):
-    """The models of two methods in the last round that both have."""
-    a, b = lines[one], lines[other]
-    if a[0] in b[:-1]:  # `one` branches off from `other`
-        b = b[b.index(a[0]) :]
-    elif b[0] in a[:-1]:
-        a = a[a.index(b[0]) :]
-    last = min(len(a), len(b)) - 1
-    return a[last], b[last]
+def last_common(params, one, other):
+    """Of two lines the models of the last round that both have; None if there is none."""
+    a, b = ({round_of(params, model): model for model in line[1:]} for line in (one, other))
+    last = max(a.keys() & b.keys(), default=None)
+    return (a[last], b[last]) if last else None
 
 
 def main_comparisons(params):
@@ -554,7 +550,8 @@ def main_comparisons(params):
     pairs = {(name, "M1"): (lines[name][-1], "m1") for name in [*CONTROLS.values(), *selves] if name in lines}
     wanted = [("CREAM", "SRLM"), *(("CREAM", name) for name in fixed), ("CREAM-select", "CREAM")]
     wanted += [("CREAM-select", name) for name in (*fixed, "CREAM-select-random")]
-    return pairs | {pair: last_common(lines, *pair) for pair in wanted if set(pair) <= set(lines)}
+    common = {(a, b): last_common(params, lines[a], lines[b]) for a, b in wanted if a in lines and b in lines}
+    return pairs | {pair: models for pair, models in common.items() if models}
 
 
 def findings(found):

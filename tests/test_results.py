@@ -204,7 +204,7 @@ def test_rewards_in_words():
                              "high": {k: v + 0.05 for k, v in values.items()}}).rename(index=lambda k: k.replace("_", "-"))  # fmt: skip
 
     params = {"train": {f"{name}-m2": {"start": "m1", "method": name} for name in ("srlm", "cream")},
-              "ranking": {"measure": "kendall", "first_round": "official"}}  # fmt: skip
+              "ranking": {"measure": "kendall", "first_round": "official"}, "dpo": {}}  # fmt: skip
     lines = {"SRLM": ["m1", "srlm-m2"], "CREAM": ["m1", "cream-m2"]}
     tables = {"reward": table(m1=0.8, srlm_m2=0.6, cream_m2=0.75), "vote": table(m1=0.7, srlm_m2=0.7, cream_m2=0.7)}
     text = results.rewards_in_words(params, tables, lines)
@@ -435,13 +435,14 @@ def test_lines_run_from_the_model_that_a_method_started_from(tmp_path):
         "a-m2": {"start": "m1", "method": "cream"}, "a-m3": {"start": "a-m2", "method": "cream"},
         "s-m3": {"start": "a-m2", "method": "cream-drop"}, "s-m4": {"start": "s-m3", "method": "cream-drop"},
         "b-m2": {"start": "m1", "method": "cream"},
-    }, "ranking": {"measure": "kendall", "first_round": "official"}}  # fmt: skip
+    }, "ranking": {"measure": "kendall", "first_round": "official"}, "dpo": {}}  # fmt: skip
     lines = results.lines_of(params)
     assert lines == {
         "CREAM": ["m1", "a-m2", "a-m3"], "CREAM (b-m2)": ["m1", "b-m2"], "CREAM-drop": ["a-m2", "s-m3", "s-m4"]
     }  # fmt: skip
-    assert results.last_common(lines, "CREAM-drop", "CREAM") == ("s-m3", "a-m3")
-    assert results.last_common(lines, "CREAM", "CREAM (b-m2)") == ("a-m2", "b-m2")
+    assert results.last_common(params, lines["CREAM-drop"], lines["CREAM"]) == ("s-m3", "a-m3")
+    assert results.last_common(params, lines["CREAM"], lines["CREAM (b-m2)"]) == ("a-m2", "b-m2")
+    assert results.last_common(params, lines["CREAM-drop"], lines["CREAM (b-m2)"]) is None
 
 
 def test_seeds_are_taken_only_if_they_are_of_this_run(tmp_path):
