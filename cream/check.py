@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from cream import hub
 from cream.parameters import load_parameters, models_of
+from cream.tasks import MADE
 
 EMBEDDED_PARAMETERS = 134_515_008
 WEIGHT = 4  # bytes of a parameter: weights are kept in fp32
@@ -28,12 +29,12 @@ def check_machine(params, root):
     The Hub is asked for a base or reward model of its only until that is fetched.
     """
     root, model, source = Path(root), params["model"], params["data"]["source"]
-    folder = _find_model("model", model, "embedded", "base", root)
+    folder = _find_model("model", model, ("embedded", "scratch"), "base", root)
     if params["reward_model"]:
-        _find_model("reward_model", params["reward_model"], "trained", "reward_model", root)
-    if source not in ("embedded", "benchmarks") and not (root / Path(source).expanduser()).is_dir():
+        _find_model("reward_model", params["reward_model"], ("trained",), "reward_model", root)
+    if source not in (*MADE, "benchmarks") and not (root / Path(source).expanduser()).is_dir():
         raise ValueError(
-            f"params.yaml: data.source: there is no folder {source}: give one, or 'embedded' or 'benchmarks'"
+            f"params.yaml: data.source: there is no folder {source}: give one, or 'sums' or 'benchmarks'"
         )
     if params["sampling"]["engine"] == "vllm" and find_spec("vllm") is None:
         raise ValueError(
@@ -69,17 +70,17 @@ def count_parameters(folder):
 
 
 def _find_model(key, model, ours, stage, root):
-    """The folder of a model, None where it is `ours`. A local one must hold a model; a Hub id must be pinned, and if
+    """The folder of a model, None where it is one of `ours`. A local one must hold a model; a Hub id must be pinned, and if
     its stage has not fetched it yet, the folder is the Hub cache's and may have no weights."""
     base, made = model["base"], root / "models" / {"base": "m0", "reward_model": "reward"}[stage]
-    if base == ours:
+    if base in ours:
         return None
     folder = root / Path(base).expanduser()
     if base.startswith((".", "/", "~")) or folder.is_dir():
         if not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
             raise ValueError(
                 f"params.yaml: {key}.base: there is no model in {folder}: give a folder with config.json and "
-                f"*.safetensors, a Hub id, or '{ours}'"
+                f"*.safetensors, a Hub id, or '{ours[0]}'"
             )
         return folder
     if model["revision"] is None:
@@ -99,6 +100,8 @@ def _is_fetched(model, made, result):
 
 def _parameters_of(model, folder):
     """The size of the base model; of one on the Hub, without downloading its weights."""
+    if model["base"] == "scratch":
+        return 13 * model["scratch"]["layers"] * model["scratch"]["width"] ** 2  # without the embeddings, which are small
     if folder is None:
         return EMBEDDED_PARAMETERS
     if any(folder.glob("*.safetensors")):

@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 from cream.files import read_rows
+from cream.tasks import MADE
 
-EMBEDDED = Path(__file__).resolve().parents[1] / "data" / "arithmetic"
 FIELDS = {
     "seed": ("id", "task", "question", "response"),
     "prompts": ("id", "task", "question"),
@@ -16,15 +16,19 @@ MAX_CHARACTERS = 8000  # of a question and its response: about 2,000 tokens, the
 
 
 def read_source(source, root="."):
-    """{"seed", "prompts", "test"} -> rows, from "embedded", from the paper's data sets ("benchmarks", or a folder with
-    copies of them), or from a folder with seed.jsonl, prompts.jsonl and test.jsonl. Folders are seen from `root`.
+    """{"seed", "prompts", "test"} -> rows, from a task of cream/tasks.py ("sums"), from the paper's data sets
+    ("benchmarks", or a folder with copies of them), or from a folder with seed.jsonl, prompts.jsonl and test.jsonl.
+    Folders are seen from `root`.
 
     A row has id, task and question (text), and `answer` (text; null or none for chat, which has no known answer). A
-    seed row has a `response`. A multiple-choice row has `choices`, the option texts, and a letter as its answer.
+    seed row has a `response`. A multiple-choice row has `choices`, the option texts, and a letter as its answer. An
+    `instruction` takes the place of INSTRUCTION behind the question of a row with an answer.
     """
-    folder = EMBEDDED if source == "embedded" else Path(root) / Path(source).expanduser()
+    if source in MADE:
+        return MADE[source]()
+    folder = Path(root) / Path(source).expanduser()
     if source == "benchmarks" or not any((folder / f"{split}.jsonl").exists() for split in FIELDS):
-        from cream.benchmarks import read_benchmarks  # not needed where the data is embedded
+        from cream.benchmarks import read_benchmarks  # not needed for other sources
 
         return read_benchmarks(None if source == "benchmarks" else folder)
     return {split: _read_split(folder / f"{split}.jsonl", fields) for split, fields in FIELDS.items()}
@@ -73,7 +77,8 @@ def take(rows, count, what):
 def ask(row):
     """The user's message: the question, its lettered options if it has any, and the instruction if it has an answer."""
     options = [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(row.get("choices") or [])]
-    return "\n".join([row["question"], *options, *([INSTRUCTION] if row.get("answer") else [])])
+    instruction = row.get("instruction", INSTRUCTION) if row.get("answer") else ""
+    return "\n".join([row["question"], *options, *([instruction] if instruction else [])])
 
 
 def plain(text):

@@ -18,22 +18,23 @@ import pandas as pd
 from transformers import set_seed
 
 from cream.files import write_json
-from cream.models import load_model, load_tokenizer
+from cream.models import dtype_of, load_model, load_tokenizer
 from cream.training import preference_trainer, save_trained, sft_trainer, train
 
 
-def train_model(start, out, rows, settings, seed, *, lora=None, launch=None):
+def train_model(start, out, rows, settings, seed, *, lora=None, precision="fp32", launch=None):
     """Trains the model in the folder `start` and writes it to the folder `out`. Returns its curve, a row a step.
 
     With a beta in `settings`, `rows` are pairs for preference training (see `train_preferences`), else examples for SFT
-    (see `fine_tune`). `launch` is None for this process, or the command that starts several; it runs in the folder
+    (see `fine_tune`), whose forward pass is in the dtype that `precision` names. `launch` is None for this process, or the command that starts several; it runs in the folder
     that holds models/, which all machines must see at the same path. The model is the same up to rounding.
     """
     start, out = Path(start).resolve(), Path(out).resolve()
     if launch is None:
-        return _train(start, out, rows, settings, seed, lora)
+        return _train(start, out, rows, settings, seed, lora, precision)
     job, curve = Path(f"{out}.json"), Path(f"{out}.csv")
-    write_json(job, {"start": str(start), "out": str(out), "rows": rows, "settings": settings, "seed": seed, "lora": lora})
+    work = {"start": str(start), "out": str(out), "rows": rows, "settings": settings, "seed": seed}
+    write_json(job, {**work, "lora": lora, "precision": precision})
     try:
         command = [*shlex.split(launch), "-m", "cream.launch", str(job)]
         with subprocess.Popen(command, cwd=start.parents[1], stdin=subprocess.PIPE, stdout=sys.__stderr__) as process:
@@ -48,13 +49,13 @@ def train_model(start, out, rows, settings, seed, *, lora=None, launch=None):
         job.unlink(), curve.unlink(missing_ok=True)
 
 
-def _train(start, out, rows, settings, seed, lora):
+def _train(start, out, rows, settings, seed, lora, precision):
     set_seed(seed)
     model, tokenizer = load_model(start, trainable=True), load_tokenizer(start)
     if "beta" in settings:
         trainer = preference_trainer(model, tokenizer, rows, settings, seed)
     else:
-        trainer = sft_trainer(model, rows, settings, seed, lora)
+        trainer = sft_trainer(model, rows, settings, seed, lora, dtype_of(precision))
     curve = train(trainer)
     save_trained(trainer, tokenizer, out)
     return curve

@@ -5,6 +5,7 @@ params.yaml to the C of the loss for each pair (`[pairs]`; NaN drops the pair).
 """
 
 import math
+import random
 
 METHODS = {
     # Plain self-rewarding: every pair is trusted, so the loss is DPO.
@@ -15,6 +16,11 @@ METHODS = {
     "cream-per-prompt": lambda consistency, row: consistency,
     # As before, but a pair with C below 1/2 is left out, where the former would train the reversed preference.
     "cream-drop": lambda consistency, row: consistency.where(consistency >= 0.5, math.nan),
+    # The set's C, on the pairs alone whose own consistency is at least 0.6, which is a tau of 0.2. For the second round and
+    # later: in the first one, agreement with M0 does not say which pairs are right.
+    "cream-select": lambda consistency, row: select(consistency, consistency),
+    # Its control: as many pairs, but left out at random.
+    "cream-select-random": lambda consistency, row: select(consistency, shuffled(consistency)),
     # The paper's derivation before its last step, which takes C for 1 - lambda: with lambda = 1 - C,
     # (1 + lambda) / (1 + 2 lambda) is never below 1/2.
     "cream-exact": lambda consistency, row: exact(1 - consistency.mean()).expand(len(consistency)),
@@ -30,3 +36,15 @@ def exact(weight):
     `weight` is lambda >= 0; L_Reg = -log P(y > y') - log P(y' > y) is 2 KL(uniform || P) and a constant.
     """
     return (1 + weight) / (1 + 2 * weight)
+
+
+def select(consistency, judged, least=0.6):
+    """The mean consistency for each pair whose `judged` value is at least `least`; NaN for the others."""
+    return consistency.mean().expand(len(consistency)).where(judged > least - 1e-6, math.nan)
+
+
+def shuffled(values):
+    """The same values, each at another pair; always in the same new order, since the pairs come in a random one."""
+    order = list(range(len(values)))
+    random.Random(0).shuffle(order)
+    return values[order]

@@ -12,7 +12,10 @@ sys.modules.setdefault("rfc3987_syntax", None)
 from jsonschema import Draft202012Validator, validators  # noqa: E402
 
 from cream.methods import METHODS
+from cream.tasks import MADE
 
+# Who ranks every policy's responses; the others rank where the policy's row of `rank` names them.
+ALWAYS = ("reward", "previous", "log_prob", "vote", "gold", "wrong", "random")
 SCHEMA = Path(__file__).with_name("parameters.schema.yaml")
 
 # JSON Schema counts 5.0 as an integer and .nan and .inf as numbers; what the parameters go to does not.
@@ -34,10 +37,22 @@ def load_parameters(path):
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     validator = Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
-    problems = [_sentence(error) for error in validator.iter_errors(params)] or _lineage_problems(params)
+    problems = [_sentence(error) for error in validator.iter_errors(params)]
+    problems = problems or _scratch_problems(params) + _lineage_problems(params)
     if problems:
         raise ValueError("\n".join(f"{Path(path).name}: {problem}" for problem in problems))
-    return params
+    return _with_defaults(params)
+
+
+def _with_defaults(params):
+    """With the values of the keys that a file may leave out: the paper's loss, and no samples in the evaluation."""
+    return {
+        "precision": "auto",
+        **params,
+        "model": {"scratch": None, **params["model"]},
+        "dpo": {"sft_weight": 0.0, **params["dpo"]},
+        "evaluation": {"samples": 0, **params["evaluation"]},
+    }
 
 
 def start_of(params, model):
@@ -66,11 +81,16 @@ def label_of(params, model):
     lineage share it, unless the start model was made in another way."""
     if model in ("m0", "m1"):
         return model.upper()
+    label, start = _method_label(params, model), start_of(params, model)
+    while start != "m1" and _method_label(params, start) == label:
+        start = start_of(params, start)
+    return label if start == "m1" else f"{label} from {start}"
+
+
+def _method_label(params, model):
     row, defaults = train_row(params, model), _row_defaults(params)
     changes = [f"{key} {row[key]}" for key in ("C", *defaults) if row.get(key) != defaults.get(key)]
-    label = " ".join([row["method"].replace("cream", "CREAM").replace("srlm", "SRLM"), *changes]).replace("_", " ")
-    same = row["start"] == "m1" or label_of(params, row["start"]) == label
-    return label if same else f"{label} from {row['start']}"
+    return " ".join([row["method"].replace("cream", "CREAM").replace("srlm", "SRLM"), *changes]).replace("_", " ")
 
 
 def models_of(params):
@@ -79,7 +99,7 @@ def models_of(params):
 
 
 def _row_defaults(params):
-    return {"by": "reward", "against": "previous", **params["ranking"]}
+    return {"by": "reward", "against": "previous", **params["ranking"], "sft_weight": params["dpo"].get("sft_weight", 0.0)}
 
 
 def _sentence(error):
@@ -89,6 +109,19 @@ def _sentence(error):
     is_text = error.validator == "type" and error.validator_value == "number" and isinstance(error.instance, str)
     point = "; YAML takes 1e-6 for text: write 1.0e-6" if is_text else ""
     return f"{where}: {error.message}{known}{point}"
+
+
+def _scratch_problems(params):
+    if params["model"]["base"] != "scratch":
+        return []
+    scratch, source, problems = params["model"].get("scratch"), params["data"]["source"], []
+    if scratch is None:
+        problems.append("model.scratch: say how large the model is that base: scratch makes, as in the default params.yaml")
+    elif scratch["width"] % (2 * scratch["heads"]):
+        problems.append(f"model.scratch.width: it must be a multiple of twice the heads, {2 * scratch['heads']}")
+    if source not in MADE:
+        problems.append(f"data.source: a model from scratch is pretrained on one of {', '.join(MADE)}, not on {source}")
+    return problems
 
 
 def _lineage_problems(params):
@@ -131,7 +164,7 @@ def _lineage_problems(params):
 def _ranker_problems(model, row, ranked):
     """The rankers that a row of `train` names must have ranked its start model's responses, and be two."""
     by, against = row["by"], row["against"]
-    known = ["reward", "previous", *ranked.get("rankers", [])]
+    known = [*ALWAYS, *ranked.get("rankers", [])]
     problems = [
         f"train.{model}.{key}: {ranker} does not rank {row['start']}: add it to rank.{row['start']}.rankers"
         for key, ranker in (("by", by), ("against", against))

@@ -1,15 +1,17 @@
-"""Who else can rank the responses of a prompt, beside the implicit reward: the answer key, a judge, a reward model.
+"""Who else can rank the responses of a prompt, besides the implicit reward: the answer key, a vote, chance, a judge, a
+reward model.
 
 `rows` are those of data/samples: id, task, question, perhaps answer and choices, and N responses with their text. Each
 ranker returns `[prompts, N]` scores, fp32 on the CPU, higher is better; identical texts get identical scores.
 """
 
 import math
+import random
 
 import torch
 from tqdm import tqdm
 
-from cream.answers import is_correct
+from cream.answers import extract, is_correct
 from cream.data import ask, chat_ids
 from cream.logprobs import response_logprobs
 
@@ -41,6 +43,27 @@ def gold(rows):
         return is_correct(response["text"], row.get("answer"), row.get("choices"))
 
     return torch.tensor([[score[right(row, response)] for response in row["responses"]] for row in rows])
+
+
+def vote(rows):
+    """The share of the N responses that give the same answer (self-consistency); NaN for one without a readable answer."""
+
+    def shares(row):
+        answers = [extract(response["text"], row.get("choices")) for response in row["responses"]]
+        return [math.nan if answer is None else answers.count(answer) / len(answers) for answer in answers]
+
+    return torch.tensor([shares(row) for row in rows])
+
+
+def chance(rows, seed):
+    """A score between 0 and 1 drawn for each different text of a prompt: the control that knows nothing."""
+    draw = random.Random(seed)
+
+    def drawn(row):
+        scores = {text: draw.random() for text in dict.fromkeys(response["text"] for response in row["responses"])}
+        return [scores[response["text"]] for response in row["responses"]]
+
+    return torch.tensor([drawn(row) for row in rows])
 
 
 @torch.inference_mode()

@@ -13,23 +13,21 @@ from trl import RewardConfig, RewardTrainer
 
 from cream.data import ask, chat_ids
 from cream.hub import model_folder
-from cream.models import fast_dtype
 from cream.training import one_gpu, optimiser_settings, train
 
 
-def train_reward_model(model, tokenizer, pairs, settings, seed):
+def train_reward_model(model, tokenizer, pairs, settings, seed, dtype=torch.float32):
     """The model, a classifier with one label, and its curve: step, loss, learning rate and mean margin of a step.
 
     `pairs` are rows with a question and two texts, chosen and rejected. The loss is Bradley-Terry's,
-    -log sigmoid(r(chosen) - r(rejected)); `settings` are the learning_rate, epochs and (global) batch_size.
+    -log sigmoid(r(chosen) - r(rejected)); `settings` are the learning_rate, epochs and (global) batch_size; `dtype` is
+    that of the forward pass.
     """
-    data = Dataset.from_list(
-        [
-            {f"{kind}_ids": chat_ids(tokenizer, ask(pair), pair[kind]) for kind in ("chosen", "rejected")}
-            for pair in pairs
-        ]
-    )
-    arguments = optimiser_settings(settings, seed) | {"bf16": fast_dtype() == torch.bfloat16}
+    rows = [
+        {f"{kind}_ids": chat_ids(tokenizer, ask(pair), pair[kind]) for kind in ("chosen", "rejected")} for pair in pairs
+    ]
+    data, arguments = Dataset.from_list(rows), optimiser_settings(settings, seed, rows)
+    arguments["bf16"] = dtype == torch.bfloat16
     # max_length None: no pair is left out.
     config = one_gpu(RewardConfig(**arguments, num_train_epochs=settings["epochs"], max_length=None))
     trainer = RewardTrainer(model, args=config, train_dataset=data, processing_class=tokenizer)

@@ -11,20 +11,21 @@ from torch.nn.functional import pad
 from tqdm import tqdm
 from transformers import GenerationConfig
 
-from cream.models import base_of, fast_dtype, load_model, load_tokenizer
+from cream.models import base_of, dtype_of, fast_dtype, load_model, load_tokenizer
 from cream.workers import spread
 
 
-def sample(folder, prompts, *, engine="transformers", workers=1, seed=0, chunk=256, **settings):
-    """N responses to each prompt by the model in `folder`, written by "transformers" or "vllm", in bf16 where that is fast.
+def sample(folder, prompts, *, engine="transformers", workers=1, seed=0, chunk=256, precision="auto", **settings):
+    """N responses to each prompt by the model in `folder`, written by "transformers" or "vllm".
 
-    `prompts` is a list of lists of token ids; `settings` are those of `generate`. Both engines return the same rows, and
+    `prompts` is a list of lists of token ids; `settings` are those of `generate`; `precision` is "fp32", or "auto" for bf16
+    where that is fast. Both engines return the same rows, and
     draw from the same distribution, but not the same responses. Each `chunk` of prompts draws from a seed of its own,
     so that the rows do not depend on how many Ray `workers` there are to write them.
     """
     chunks = [(prompts[start : start + chunk], start // chunk) for start in range(0, len(prompts), chunk)]
     length = max(map(len, prompts)) + settings["max_new_tokens"]
-    make = partial(_writer, str(Path(folder).resolve()), engine, length, seed, settings)
+    make = partial(_writer, str(Path(folder).resolve()), engine, length, seed, precision, settings)
     if workers > 1:
         written = spread(make, chunks, workers, "sampling")
     else:
@@ -33,12 +34,13 @@ def sample(folder, prompts, *, engine="transformers", workers=1, seed=0, chunk=2
     return [rows for each in written for rows in each]
 
 
-def _writer(folder, engine, length, seed, settings):
+def _writer(folder, engine, length, seed, precision, settings):
     """Loads a model once, to write as many chunks as come."""
+    dtype = dtype_of(precision)
     if engine == "vllm":
-        write = partial(generate_with_vllm, start_vllm(folder, length), folder)
+        write = partial(generate_with_vllm, start_vllm(folder, length, dtype), folder)
     else:
-        write = partial(generate, load_model(folder, dtype=fast_dtype()), load_tokenizer(folder))
+        write = partial(generate, load_model(folder, dtype=dtype), load_tokenizer(folder))
     return lambda chunk, progress=None: write(chunk[0], seed=seed + chunk[1], progress=progress, **settings)
 
 
@@ -134,7 +136,7 @@ def draw(logits, temperature, top_p, likeliest=256):
     return drawn
 
 
-def start_vllm(folder, length):
+def start_vllm(folder, length, dtype=None):
     """A vLLM engine for the model in `folder`, prompt and response of at most `length` tokens. An adapter is served over
     M0, not merged into it. One engine a process: its memory is given back only when the process ends."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process, so the same order of requests each time
@@ -149,7 +151,7 @@ def start_vllm(folder, length):
         lora = {"enable_lora": True, "max_lora_rank": adapter["r"]}
     return LLM(
         str(base),
-        dtype=str(fast_dtype()).removeprefix("torch."),
+        dtype=str(dtype or fast_dtype()).removeprefix("torch."),
         generation_config="vllm",  # not the model's own sampling settings
         max_model_len=length,
         enforce_eager=not torch.cuda.is_available(),  # compiling takes longer than it saves on a CPU

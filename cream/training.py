@@ -17,20 +17,21 @@ from trl import DPOConfig, DPOTrainer
 
 from cream.logprobs import response_logprobs
 from cream.losses import cream_loss
-from cream.models import fast_dtype, save_model
+from cream.models import save_model
 
-# Sequences (SFT) or pairs (DPO) in one forward pass; the global batch is reached by accumulation. On a CPU in fp32 to add
-# up gradients takes longer than a larger pass.
-MICRO_BATCH = 4 if fast_dtype() == torch.bfloat16 else 8
+# Sequences (SFT) or pairs (DPO) in one forward pass: as many as this many tokens hold, but at least four. The global
+# batch is reached by accumulation.
+MICRO_TOKENS = 4096
 
 
-def fine_tune(model, rows, settings, seed, lora=None):
+def fine_tune(model, rows, settings, seed, lora=None, dtype=torch.float32):
     """SFT on the responses alone. `rows` have prompt_ids and response_ids. Returns the model and its loss curve.
 
     `settings` are the learning_rate, epochs and (global) batch_size; `lora` is None or its r, alpha and dropout.
-    The loss is the mean over response tokens of -log p, so prompts and padding are not learned.
+    The loss is the mean over response tokens of -log p, so prompts and padding are not learned. `dtype` is that of the
+    forward pass; the weights stay in fp32.
     """
-    trainer = sft_trainer(model, rows, settings, seed, lora)
+    trainer = sft_trainer(model, rows, settings, seed, lora, dtype)
     return trainer.model, train(trainer)
 
 
@@ -38,35 +39,40 @@ def train_preferences(model, tokenizer, pairs, settings, seed):
     """One round of CREAM. Returns the model and its loss and margin curve.
 
     `pairs` have prompt_ids, chosen_ids, rejected_ids, the log-probs of both responses under the round's start model
-    (ref_chosen_logps, ref_rejected_logps) and their C (consistency). `settings` are those of SFT and beta.
+    (ref_chosen_logps, ref_rejected_logps) and their C (consistency). `settings` are those of SFT, beta and perhaps
+    sft_weight (0 if it is missing).
     """
     trainer = preference_trainer(model, tokenizer, pairs, settings, seed)
     return trainer.model, train(trainer)
 
 
-def sft_trainer(model, rows, settings, seed, lora=None):
+def sft_trainer(model, rows, settings, seed, lora=None, dtype=torch.float32):
     """What `fine_tune` trains with."""
     if lora:
         model = get_peft_model(model, LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"]))
-    config = one_gpu(TrainingArguments(**optimiser_settings(settings, seed), **IN_ORDER))
+    config = one_gpu(TrainingArguments(**optimiser_settings(settings, seed, rows), **IN_ORDER))
     rows = in_order(rows, settings["epochs"], settings["batch_size"], seed)
-    return SFTTrainer(model, config, train_dataset=rows, data_collator=_columns)
+    trainer = SFTTrainer(model, config, train_dataset=rows, data_collator=_columns)
+    trainer.dtype = dtype
+    return trainer
 
 
 def preference_trainer(model, tokenizer, pairs, settings, seed):
     """What `train_preferences` trains with."""
     # fp32 on both sides of the margin: the references were scored in fp32 by the rank stage.
     config = DPOConfig(
-        **optimiser_settings(settings, seed), **IN_ORDER, beta=settings["beta"], precompute_ref_log_probs=True
+        **optimiser_settings(settings, seed, pairs), **IN_ORDER, beta=settings["beta"], precompute_ref_log_probs=True
     )
     pairs = in_order(pairs, settings["epochs"], settings["batch_size"], seed)
-    return CreamTrainer(
+    trainer = CreamTrainer(
         model,
         args=one_gpu(config),
         train_dataset=Dataset.from_list(pairs),
         processing_class=tokenizer,
         data_collator=_columns,
     )
+    trainer.sft_weight = settings.get("sft_weight", 0.0)
+    return trainer
 
 
 # The rows come epoch after epoch from `in_order`, so to the trainer they are one epoch.
@@ -100,7 +106,7 @@ class SFTTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Autocast keeps the weights in fp32, and is about twice as fast on CPUs with bf16 instructions.
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             logps = response_logprobs(model, inputs["prompt_ids"], inputs["response_ids"], max_tokens=None)
         return -(logps * _weights(inputs, logps)).sum() / num_items_in_batch
 
@@ -133,12 +139,28 @@ class CreamTrainer(DPOTrainer):
             torch.tensor(inputs[column], device=logps.device)
             for column in ("ref_chosen_logps", "ref_rejected_logps", "consistency")
         )
-        losses = cream_loss(chosen, rejected, reference_chosen, reference_rejected, consistency, self.beta)
+        chosen_tokens, rejected_tokens = (
+            torch.tensor([len(tokens) for tokens in inputs[column]], device=logps.device)
+            for column in ("chosen_ids", "rejected_ids")
+        )
+        losses = cream_loss(
+            chosen,
+            rejected,
+            reference_chosen,
+            reference_rejected,
+            consistency,
+            self.beta,
+            self.sft_weight,
+            chosen_tokens,
+            rejected_tokens,
+        )
         weights = _weights(inputs, logps)
         with torch.no_grad():
-            margins = self.beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
-            margins, counted = self.accelerator.gather((margins, weights))
-            self._metrics["train"]["margin"].extend(margins[counted > 0].tolist())
+            moved = {"chosen": chosen - reference_chosen, "rejected": rejected - reference_rejected}
+            moved["margin"] = self.beta * (moved["chosen"] - moved["rejected"])
+            counted = self.accelerator.gather(weights) > 0
+            for name, values in moved.items():
+                self._metrics["train"][name].extend(self.accelerator.gather(values)[counted].tolist())
         return (losses * weights).sum() / num_items_in_batch
 
     def _get_num_items_in_batch(self, batches, device):
@@ -158,10 +180,10 @@ def _share(trainer, count, device):
     return trainer.accelerator.gather(torch.tensor(float(count), device=device)).mean()
 
 
-def optimiser_settings(settings, seed):
+def optimiser_settings(settings, seed, rows):
     """The paper's optimiser: AdamW, weight decay 0.01, 10% warm-up, cosine decay, gradients clipped at 1.
 
-    `batch_size` is the global one: each of several processes takes its share of it.
+    `batch_size` is the global one: each of several processes takes its share of it. `rows` hold token ids.
     """
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if settings["batch_size"] % processes:
@@ -169,7 +191,8 @@ def optimiser_settings(settings, seed):
             f"a batch_size of {settings['batch_size']} cannot be shared by {processes} processes: change one in params.yaml"
         )
     share = settings["batch_size"] // processes
-    micro = max(size for size in range(1, MICRO_BATCH + 1) if share % size == 0)
+    most = max(4, MICRO_TOKENS // max(map(_length, rows)))
+    micro = max(size for size in range(1, most + 1) if share % size == 0)
     return dict(
         output_dir=".cache/trainer",
         learning_rate=settings["learning_rate"],
@@ -204,12 +227,14 @@ def _columns(rows):
 
 
 def train(trainer):
-    """Trains the trainer's model. Returns one row a step: step, loss, learning rate, for preferences the mean margin."""
+    """Trains the trainer's model. Returns one row a step: step, loss, learning rate; for preferences also the mean margin,
+    and how far the mean log-probs of the chosen and the rejected response have moved (nats)."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressBar)
     trainer.train()
     steps = pd.DataFrame(entry for entry in trainer.state.log_history if "loss" in entry)
-    return steps[[name for name in ("step", "loss", "learning_rate", "margin") if name in steps]]
+    names = ("step", "loss", "learning_rate", "margin", "chosen", "rejected")
+    return steps[[name for name in names if name in steps]]
 
 
 def save_trained(trainer, tokenizer, folder):

@@ -20,10 +20,11 @@ from cream.data import (
     sift,
     take,
 )
+from cream.tasks import mostly_wrong
 
 ROW = {"id": "q1", "task": "sums", "question": "What is 1 + 1?", "answer": "2"}
-EMBEDDED = read_source("embedded")
-ALL = [row for rows in EMBEDDED.values() for row in rows]
+SUMS = read_source("sums")
+ALL = [row for rows in SUMS.values() for row in rows]
 
 
 @pytest.fixture
@@ -35,12 +36,6 @@ def folder(tmp_path):
 
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def value_of(question):
-    """Of "What is 9 - 4 + 5?": the sum of its signed numbers."""
-    expression = re.fullmatch(r"What is (\d+(?: [+-] \d+)+)\?", question).group(1)
-    return sum(int(term) for term in re.sub(r"([+-]) ", r"\1", expression).split())
 
 
 def test_a_folder_is_read_from_the_root(folder):
@@ -205,32 +200,34 @@ def test_a_seed_response_that_does_not_fit_the_context_is_named(tokenizer):
         check_context(tokenizer, [row], 10, length + 50)
 
 
-def test_embedded_ids_and_questions_are_unique_over_all_splits():
-    assert len({row["id"] for row in ALL}) == len({row["question"] for row in ALL}) == len(ALL)
+def test_sums_are_all_there_once_and_right():
+    assert len({row["id"] for row in ALL}) == len({row["question"] for row in ALL}) == len(ALL) == 8100
+    for row in ALL:
+        first, second = re.fullmatch(r"([1-9]\d)\+([1-9]\d)=", row["question"]).groups()
+        assert int(row["answer"]) == int(first) + int(second)
+    assert all(is_correct(row["response"], row["answer"]) for row in SUMS["seed"])
+    assert not any("response" in row for split in ("prompts", "test") for row in SUMS[split])
 
 
-def test_embedded_splits_hold_every_task():
-    tasks = {split: {row["task"] for row in rows} for split, rows in EMBEDDED.items()}
-    assert tasks["seed"] == tasks["prompts"] == tasks["test"]
+def test_sums_are_the_same_each_time():
+    again = read_source("sums")
+    assert again == SUMS and again["seed"] is not SUMS["seed"]
 
 
-def test_embedded_answers_are_right():
-    assert [row["id"] for row in ALL if row["answer"] != str(value_of(row["question"]))] == []
+def test_sums_are_asked_without_an_instruction():
+    assert ask(SUMS["test"][0]) == SUMS["test"][0]["question"]
+    assert ask({**SUMS["test"][0], "instruction": "Be brief."}).endswith("=\nBe brief.")
 
 
-def test_embedded_worked_examples_end_in_the_right_answer():
-    wrong = [row["id"] for row in EMBEDDED["seed"] if not is_correct(row["response"], str(value_of(row["question"])))]
-    assert wrong == []
-
-
-def test_embedded_worked_examples_make_no_wrong_step():
-    steps = [
-        step for row in EMBEDDED["seed"] for step in re.findall(r"(-?\d+) ([+-]) (\d+) = (-?\d+)", row["response"])
-    ]
-    assert len(steps) >= len(EMBEDDED["seed"])
-    assert [step for step in steps if int(step[0]) + int(step[1] + step[2]) != int(step[3])] == []
-
-
-def test_embedded_data_is_small():
-    folder = Path(__file__).parents[1] / "data" / "arithmetic"
-    assert sum(file.stat().st_size for file in folder.glob("*.jsonl")) < 1_000_000
+@pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
+def test_wrong_answers_differ_in_one_digit(share):
+    examples = mostly_wrong(SUMS["seed"], 2000, share, seed=3)
+    assert examples == mostly_wrong(SUMS["seed"], 2000, share, seed=3)
+    wrong = [row for row in examples if not is_correct(row["response"], row["answer"])]
+    assert len(wrong) / len(examples) == pytest.approx(share, abs=0.03)
+    for row in wrong:
+        written = row["response"].removeprefix("Answer: ")
+        assert len(written) == len(row["answer"])
+        assert sum(one != other for one, other in zip(written, row["answer"])) == 1
+    places = {next(i for i, pair in enumerate(zip(row["response"][8:], row["answer"])) if len(set(pair)) > 1) for row in wrong}
+    assert not wrong or places == {0, 1, 2}

@@ -91,3 +91,30 @@ def test_consistency_is_label_smoothing(smoothing):
 def test_large_margins_stay_finite(consistency):
     loss = loss_at([-1e4, 1e4], consistency)
     assert loss.tolist() == pytest.approx([1e4 * consistency, 1e4 * (1 - consistency)])
+
+
+def test_the_nll_term_by_hand():
+    # Margin 2 as above: DPO 0.126928, reversed 2.126928. NLL per token: 1 / 2 of the chosen, 4 / 4 of the rejected.
+    # C 0.75, w 2: 0.75 * (0.126928 + 2 * 0.5) + 0.25 * (2.126928 + 2 * 1) = 0.845196 + 1.031732 = 1.876928
+    chosen, rejected, reference_chosen, reference_rejected = torch.tensor([[-1.0], [-4.0], [-2.0], [-1.0]])
+    lengths = {"chosen_tokens": torch.tensor([2]), "rejected_tokens": torch.tensor([4])}
+    loss = cream_loss(chosen, rejected, reference_chosen, reference_rejected, 0.75, 0.5, sft_weight=2.0, **lengths)
+    assert loss.tolist() == [pytest.approx(1.876928, abs=1e-6)]
+
+
+def test_without_weight_the_lengths_do_not_matter():
+    torch.manual_seed(0)
+    logps = torch.randn(4, 16)
+    lengths = torch.arange(1, 17)
+    assert torch.equal(cream_loss(*logps, 0.3, 0.1), cream_loss(*logps, 0.3, 0.1, 0.0, lengths, lengths.flip(0)))
+
+
+@pytest.mark.parametrize("consistency", [0.0, 0.2, 1.0])
+def test_the_reverse_of_a_pair_has_the_other_consistency(consistency):
+    """C L(c > r) + (1 - C) L(r > c) is the same with the two responses exchanged and 1 - C in place of C."""
+    torch.manual_seed(0)
+    chosen, rejected, reference_chosen, reference_rejected = torch.randn(4, 16)
+    short, long = torch.arange(1, 17), torch.arange(16, 0, -1)
+    one = cream_loss(chosen, rejected, reference_chosen, reference_rejected, consistency, 0.1, 0.7, short, long)
+    other = cream_loss(rejected, chosen, reference_rejected, reference_chosen, 1 - consistency, 0.1, 0.7, long, short)
+    torch.testing.assert_close(one, other)

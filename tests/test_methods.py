@@ -21,6 +21,7 @@ rates = st.lists(st.floats(0, 1), min_size=1, max_size=6).map(lambda values: tor
         ("cream-drop", [math.nan, math.nan, 0.5, 1.0]),
         ("cream-exact", [0.75, 0.75, 0.75, 0.75]),  # lambda 0.5: 1.5 / 2
         ("fixed", [0.8, 0.8, 0.8, 0.8]),
+        ("cream-select", [math.nan, math.nan, math.nan, 0.5]),
     ],
 )
 def test_weights_by_hand(method, weights):
@@ -87,3 +88,16 @@ def test_the_loss_of_every_method_in_closed_form(method, expected):
     losses = cream_loss(z, 0 * z, 0 * z, 0 * z, METHODS[method](consistency, {"C": 0.8}), beta=1.0)
     by_hand = [expected(margin, c, 0.6) for margin, c in zip(z.tolist(), consistency.tolist())]
     assert losses.tolist() == pytest.approx(by_hand, nan_ok=True)
+
+
+def test_select_keeps_the_pairs_of_tau_0_2_and_more():
+    found = METHODS["cream-select"](torch.tensor([0.55, 0.6, 0.6 - 1e-9, 0.65]), {})  # rounding may leave 0.6 short of it
+    assert found.tolist() == pytest.approx([math.nan, 0.6, 0.6, 0.6], nan_ok=True)
+
+
+def test_its_control_leaves_out_as_many_pairs_but_others():
+    consistency = torch.arange(100) / 99
+    ours, control = (METHODS[method](consistency, {}) for method in ("cream-select", "cream-select-random"))
+    assert ours.isnan().sum() == control.isnan().sum() == 60
+    assert 15 < (ours.isnan() & control.isnan()).sum() < 55  # 36 by chance
+    assert ours.nanmean() == control.nanmean() == pytest.approx(0.5)

@@ -4,7 +4,7 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from cream.logprobs import response_logprobs
-from cream.models import EMBEDDED_WHEEL, bf16_linear, fast_dtype, fetch_base, load_model, load_tokenizer, save_model
+from cream.models import EMBEDDED_WHEEL, bf16_linear, dtype_of, fast_dtype, fetch_base, load_model, load_tokenizer, save_model
 from cream.sampling import generate
 
 
@@ -92,12 +92,20 @@ def test_models_are_loaded_for_reading_or_for_training(tmp_path, model, tokenize
 
 
 def test_bf16_is_taken_only_where_it_is_fast(monkeypatch):
+    monkeypatch.delenv("CREAM_BF16", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for supported, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda supported=supported: supported)
         assert fast_dtype() == dtype
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert fast_dtype() == torch.bfloat16
+
+
+def test_the_environment_says_which_processor_to_take_this_one_for(monkeypatch):
+    for asked, dtype in (("1", torch.bfloat16), ("0", torch.float32)):
+        monkeypatch.setenv("CREAM_BF16", asked)
+        assert fast_dtype() == dtype_of("auto") == dtype
+        assert dtype_of("fp32") == torch.float32
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -112,8 +120,8 @@ def test_log_probs_in_bf16_are_alike_on_fast_and_slow_processors(tmp_path, model
     save_model(model, tokenizer, tmp_path / "m1")
     prompts, responses = [[5, 6, 7]] * 4, [[8, 9, 10, 11], [12, 13], [14], [15, 16, 17]]
     exact = response_logprobs(model, prompts, responses)
-    for fast in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr("cream.models.fast_dtype", lambda: fast)
+    for fast in "01":
+        monkeypatch.setenv("CREAM_BF16", fast)
         rounded = load_model(tmp_path / "m1", torch.bfloat16)
         assert rounded.dtype == torch.bfloat16
         ours = response_logprobs(rounded, prompts, responses)

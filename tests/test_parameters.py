@@ -10,14 +10,15 @@ from cream.parameters import label_of, lineage_of, load_parameters, models_of, r
 ROOT = Path(__file__).parents[1]
 GOOD = {
     "seed": 1,
-    "model": {"base": "embedded", "revision": None, "warmup": None, "lora": None},
-    "data": {"source": "embedded", "seed_examples": 8, "prompts_per_round": 4, "rounds": 2, "test_questions": 4, "balanced": False},
+    "precision": "fp32",
+    "model": {"base": "embedded", "revision": None, "scratch": None, "warmup": None, "lora": None},
+    "data": {"source": "sums", "seed_examples": 8, "prompts_per_round": 4, "rounds": 2, "test_questions": 4, "balanced": False},
     "sft": {"epochs": 1, "learning_rate": 1.0e-5, "batch_size": 8},
     "reward_model": None,
     "sampling": {"engine": "transformers", "responses": 5, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": 16},
     "ranking": {"measure": "kendall", "first_round": "like_for_like"},
-    "dpo": {"beta": 0.1, "learning_rate": 1.0e-6, "epochs": 1, "batch_size": 8},
-    "evaluation": {"max_new_tokens": 16},
+    "dpo": {"beta": 0.1, "sft_weight": 1.0, "learning_rate": 1.0e-6, "epochs": 1, "batch_size": 8},
+    "evaluation": {"max_new_tokens": 16, "samples": 2},
     "scale": {"workers": 1, "launch": None},
     "rank": {"m1": {"previous": "m0"}, "cream-m2": {"previous": "m1"}},
     "train": {"cream-m2": {"start": "m1", "method": "cream"}, "cream-m3": {"start": "cream-m2", "method": "cream"}},
@@ -53,6 +54,35 @@ def test_every_profile_is_right(path):
     assert load_parameters(path)["seed"] >= 0
 
 
+def test_a_file_may_leave_out_what_has_a_default(tmp_path):
+    params = copy.deepcopy(GOOD)
+    del params["precision"], params["model"]["scratch"], params["dpo"]["sft_weight"], params["evaluation"]["samples"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    found = load_parameters(tmp_path / "params.yaml")
+    assert found["precision"] == "auto" and found["model"]["scratch"] is None
+    assert found["dpo"]["sft_weight"] == 0 and found["evaluation"]["samples"] == 0  # the paper's
+
+
+PRETRAINING = {"examples": 8, "wrong": 0.9, "learning_rate": 1.0e-3, "batch_size": 4}
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"model.scratch": None}, "model.scratch: say how large the model is"),
+        ({"data.source": "benchmarks"}, "data.source: a model from scratch is pretrained on one of sums, not on benchmarks"),
+        ({"model.scratch.width": 36}, "model.scratch.width: it must be a multiple of twice the heads, 8"),
+        ({"model.scratch.pretraining.wrong": 1.5}, "model.scratch"),
+    ],
+)
+def test_a_model_from_scratch_needs_its_size_and_its_questions(load, changes, problem):
+    scratch = {"layers": 1, "width": 32, "heads": 4, "pretraining": dict(PRETRAINING)}
+    good = {"model.base": "scratch", "model.scratch": scratch}
+    load(good)
+    with pytest.raises(ValueError, match=problem):
+        load(good | changes)
+
+
 def test_right_parameters_come_back_unchanged(load):
     assert load({}) == GOOD
     lora = {"r": 32, "alpha": 64, "dropout": 0.1}
@@ -83,7 +113,7 @@ def test_right_parameters_come_back_unchanged(load):
         ({"train.cream-m2.C": 0.8}, "train.cream-m2: the method fixed, and no other, takes its weight"),
         ({"train.cream-m2.C": 1.2}, "train.cream-m2.C: 1.2"),
         ({"train.cream-m2.by": "previous"}, "train.cream-m2.by: 'previous'.*reward.*gold"),
-        ({"train.cream-m2.by": "gold"}, "train.cream-m2.by: gold does not rank m1: add it to rank.m1.rankers"),
+        ({"train.cream-m2.by": "judge"}, "train.cream-m2.by: judge does not rank m1: add it to rank.m1.rankers"),
         ({"train.cream-m2.against": "judge"}, "train.cream-m2.against: judge does not rank m1"),
         ({"train.cream-m2.against": "reward"}, "train.cream-m2: reward always agrees with itself"),
         ({"train.cream-m2.measure": "pearson"}, "train.cream-m2.measure: 'pearson'.*kendall"),

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from cream.data import ask
-from cream.rankers import JUDGE_PROMPT, gold, judge, reward_model_scores
+from cream.rankers import JUDGE_PROMPT, chance, gold, judge, reward_model_scores, vote
 from cream.reward_model import fetch_reward_model, train_reward_model
 
 SETTINGS = dict(learning_rate=1e-3, epochs=4, batch_size=8)
@@ -43,6 +43,26 @@ def test_gold_has_no_score_where_no_answer_is_known():
         [True, True],
         [False, False],
     ]
+
+
+def test_the_vote_is_the_share_of_the_same_answer():
+    rows = [
+        row("Answer: 5", "2 + 3 = 5. Answer: 5.0", "Answer: 6", "It is 5."),
+        row("Answer: B", "Answer: a bird", "Answer: A", "Answer: C", **LETTERS),
+    ]
+    nan = math.nan
+    expected = torch.tensor([[0.5, 0.5, 0.25, nan], [0.5, 0.5, 0.25, nan]])
+    assert_close(vote(rows), expected, equal_nan=True)
+    assert vote([row("Answer: 5", "Answer: 5", answer=None)]).tolist() == [[1.0, 1.0]]  # no known answer is needed
+
+
+def test_chance_gives_equal_texts_equal_scores_and_draws_anew_for_each_prompt():
+    rows = [row("Answer: 5", "Answer: 6", "Answer: 5")] * 50
+    scores = chance(rows, seed=1)
+    assert torch.equal(scores, chance(rows, seed=1)) and not torch.equal(scores, chance(rows, seed=2))
+    assert torch.equal(scores[:, 0], scores[:, 2]) and (scores[:, 0] != scores[:, 1]).all()
+    assert scores[:, 0].unique().numel() == 50
+    assert 10 < (scores[:, 0] > scores[:, 1]).sum() < 40  # 25 by chance
 
 
 def joining_tokenizer():

@@ -96,16 +96,11 @@ def test_training_starts_at_margin_0_and_loss_log_2(model, tokenizer, consistenc
     assert list(curve["step"]) == [1, 2]
 
 
-@pytest.mark.parametrize("consistency", [0.3, 0.73, 1.0])
-def test_loss_curve_equals_that_of_trl(make_model, tokenizer, consistency):
-    # TRL's "aot" loss on single pairs is the loss of CREAM with label_smoothing = 1 - C. Only the data is shared.
-    pairs = pairs_of(make_model(), count=16, consistency=consistency)
-    ours, curve = train_preferences(make_model(), tokenizer, pairs, SETTINGS | {"epochs": 2}, seed=3)
-
+def trl_training(make_model, tokenizer, pairs, **loss):
+    """TRL's own trainer on the pairs, two epochs; only the data is shared with ours."""
     config = DPOConfig(
         output_dir=".cache/oracle",
-        loss_type=["aot"],
-        label_smoothing=1 - consistency,
+        **loss,
         beta=0.1,
         learning_rate=1e-3,
         num_train_epochs=2,
@@ -133,12 +128,47 @@ def test_loss_curve_equals_that_of_trl(make_model, tokenizer, consistency):
     data = Dataset.from_list([{column: pair[column] for column in columns} for pair in pairs])
     oracle = TokenIds(make_model(), ref_model=make_model(), args=config, train_dataset=data, processing_class=tokenizer)
     oracle.train()
+    return oracle
 
+
+@pytest.mark.parametrize("consistency", [0.3, 0.73, 1.0])
+def test_loss_curve_equals_that_of_trl(make_model, tokenizer, consistency):
+    # TRL's "aot" loss on single pairs is the loss of CREAM with label_smoothing = 1 - C.
+    pairs = pairs_of(make_model(), count=16, consistency=consistency)
+    ours, curve = train_preferences(make_model(), tokenizer, pairs, SETTINGS | {"epochs": 2}, seed=3)
+
+    oracle = trl_training(make_model, tokenizer, pairs, loss_type=["aot"], label_smoothing=1 - consistency)
     losses = [entry["loss"] for entry in oracle.state.log_history if "loss" in entry]
     assert len(losses) == 8
     assert abs(losses[-1] - losses[0]) > 0.01  # it has learned something by then
     assert list(curve["loss"]) == pytest.approx(losses, abs=1e-4)
     assert_same_weights(ours, oracle.model, atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_loss_curve_with_the_nll_term_equals_that_of_trl(make_model, tokenizer, weight):
+    """loss_type ["sigmoid", "sft"], a pair at a time: TRL's mean over the tokens of a batch is then that of one pair."""
+    pairs = pairs_of(make_model(), count=16)
+    settings = SETTINGS | {"epochs": 2, "sft_weight": weight}
+    ours, curve = train_preferences(make_model(), tokenizer, pairs, settings, seed=3)
+    oracle = trl_training(make_model, tokenizer, pairs, loss_type=["sigmoid", "sft"], loss_weights=[1.0, weight])
+    losses = [entry["loss"] for entry in oracle.state.log_history if "loss" in entry]
+    assert abs(losses[-1] - losses[0]) > 0.1
+    assert list(curve["loss"]) == pytest.approx(losses, abs=1e-4)
+    assert_same_weights(ours, oracle.model, atol=1e-4)
+
+
+def test_the_nll_term_keeps_the_chosen_response_likely(make_model, tokenizer):
+    moved = {}
+    for weight in (0.0, 1.0):
+        pairs = pairs_of(make_model(), count=16)
+        settings = SETTINGS | {"epochs": 8, "sft_weight": weight}
+        _, curve = train_preferences(make_model(), tokenizer, pairs, settings, seed=3)
+        assert curve["chosen"][0] == pytest.approx(0, abs=1e-5) and curve["rejected"][0] == pytest.approx(0, abs=1e-5)
+        last = curve.iloc[-1]
+        assert last.margin == pytest.approx(0.1 * (last.chosen - last.rejected), abs=1e-5)
+        moved[weight] = last.chosen
+    assert moved[1.0] > moved[0.0] and moved[1.0] > 1
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(8, 8), (2, 2), (8, 5)])
@@ -207,8 +237,10 @@ def test_fine_tuning_starts_at_the_nll_of_the_response_tokens(make_model):
         with torch.no_grad():
             nll += model(torch.tensor([ids]), labels=torch.tensor([labels])).loss.item() * len(row["response_ids"])
         tokens += len(row["response_ids"])
-    _, curve = fine_tune(make_model(), EXAMPLES, SETTINGS, seed=1)
-    assert curve["loss"][0] == pytest.approx(nll / tokens, rel=0.01)  # the trainer's forward pass runs in bf16
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.01)):
+        _, curve = fine_tune(make_model(), EXAMPLES, SETTINGS, seed=1, dtype=dtype)
+        assert curve["loss"][0] == pytest.approx(nll / tokens, rel=tolerance)
+        assert (abs(curve["loss"][0] - nll / tokens) > 1e-6) == (dtype == torch.bfloat16)
 
 
 def test_fine_tuning_teaches_the_responses_and_not_the_prompts(make_model):

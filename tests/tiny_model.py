@@ -1,48 +1,27 @@
-"""A random two-layer chat model with a character tokenizer, for profiles/test.yaml.
+"""A random two-layer chat model that reads characters, for profiles/test.yaml.
 
 python tests/tiny_model.py .cache/tiny
 """
 
-import string
 import sys
 from pathlib import Path
 
-import torch
 import trl
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+from cream.scratch import CHAT_TEMPLATE, character_tokenizer, small_llama
+
+__all__ = ["CHAT_TEMPLATE"]
 
 
 def tiny_tokenizer():
-    special = ["<|end|>", "<|user|>", "<|assistant|>", "<|unknown|>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *string.printable])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
-    fast.add_special_tokens({"additional_special_tokens": special[1:]})
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    return character_tokenizer()
 
 
 def tiny_model(vocabulary, **settings):
-    torch.manual_seed(0)
-    settings = {"max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0, **settings}
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        **settings,
-    )
-    return LlamaForCausalLM(config)
+    defaults = {"num_key_value_heads": 2, "intermediate_size": 128, "tie_word_embeddings": False}
+    return small_llama(vocabulary, layers=2, width=64, heads=4, **{**defaults, **settings})
 
 
 def llama3_tokenizer():
