@@ -8,6 +8,7 @@ call goes on after the last finished stage of each run. Results stay in the clon
 """
 
 import argparse
+import fcntl
 import itertools
 import json
 import os
@@ -27,7 +28,8 @@ from cream.files import write_json
 from cream.parameters import load_parameters
 
 # $1 is the clone, $2 its params.yaml. A clone that exists is brought to HEAD, but keeps what its own run has made. DVC
-# makes hard links of what a stage wrote only if they come first; it removes them before the stage runs again.
+# makes hard links of what a stage wrote only if they come first; it removes them before the stage runs again. Its rwlock
+# may be a killed run's: that no other is at work there has been made sure of.
 RUN = """
 set -e
 test -e "$1/.git" || { rm -rf "$1" "$1.part"; git clone --quiet . "$1.part"; mv "$1.part" "$1"; }
@@ -39,6 +41,7 @@ git reset --quiet --soft FETCH_HEAD
 git checkout --quiet --no-overlay FETCH_HEAD -- :/ ':!/results' ':!/reports' ':!/dvc.lock'
 ln -sfn "$root/.cache" .cache
 cp "$2" params.yaml
+rm -f .dvc/tmp/rwlock
 if ! grep -qsF " = $root/.dvc/cache" .dvc/config.local; then
     dvc config --local cache.type hardlink,reflink,symlink,copy
     dvc config --local cache.dir "$root/.dvc/cache"
@@ -52,14 +55,15 @@ def main():
     options = _options()
     try:
         runs, head = plan(options.parameters, options.settings), _head()
+        folder = Path(".runs", profile_of(options.parameters)).absolute()
+        logs = _open_logs(runs, folder)
     except ValueError as error:
         sys.exit(str(error))
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda number, frame: sys.exit(128 + number))
-    folder = Path(".runs", profile_of(options.parameters)).absolute()
     _forget_other_commits(folder, head)
     try:
-        failed = run_all(runs, folder, head, min(options.jobs, len(runs)))
+        failed = run_all(runs, logs, folder, head, min(options.jobs, len(runs)))
     except KeyboardInterrupt:
         sys.exit("Interrupted: the same command goes on after the last finished stage of each run.")
     finally:
@@ -97,7 +101,7 @@ def plan(path, settings):
     return runs
 
 
-def run_all(runs, folder, head, jobs):
+def run_all(runs, logs, folder, head, jobs):
     """Makes all runs, `jobs` at a time; returns the names of those that failed."""
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -108,7 +112,7 @@ def run_all(runs, folder, head, jobs):
             while wave or running:
                 while wave and len(running) < jobs:
                     name = wave.pop(0)
-                    running[name] = _start(folder / name, runs[name][1], environment), time.monotonic()
+                    running[name] = _start(folder / name, runs[name][1], logs[name], environment), time.monotonic()
                 time.sleep(0.2)
                 for name in [name for name, (process, _) in running.items() if process.poll() is not None]:
                     process, started = running.pop(name)
@@ -125,7 +129,7 @@ def run_all(runs, folder, head, jobs):
 def _options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parameters", type=Path, help="params.yaml, or a file of profiles/")
-    parser.add_argument("settings", nargs="*", metavar="key=v1,v2", help="a dotted key and its values; seed=1..3 for 1,2,3")
+    parser.add_argument("settings", nargs="*", metavar="key=v1,v2", help="a dotted key and its values; 1..3 is 1,2,3")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time; by default one a core")
     options = parser.parse_intermixed_args()
     if options.jobs < 1:
@@ -184,15 +188,27 @@ def _waves(runs):
     return [name for name in runs if name in first.values()], [name for name in runs if name not in first.values()]
 
 
-def _start(clone, params, environment):
-    """Starts one run in its clone of HEAD; NAME.log takes what it prints, NAME.yaml its parameters."""
-    log, mark, parameters = (clone.with_name(f"{clone.name}.{kind}") for kind in ("log", "json", "yaml"))
-    clone.parent.mkdir(parents=True, exist_ok=True)
-    mark.unlink(missing_ok=True)
+def _open_logs(runs, folder):
+    """NAME.log of every run takes what it prints. It is locked as long as any process of the run has it open, so that
+    no two write to one clone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = {name: open(folder / f"{name}.log", "ab") for name in runs}
+    for name, log in logs.items():
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder / name} is at work already: wait until it has finished, or end it") from None
+    return logs
+
+
+def _start(clone, params, log, environment):
+    """Starts one run in its clone of HEAD; NAME.yaml has its parameters."""
+    parameters = clone.with_name(f"{clone.name}.yaml")
+    clone.with_name(f"{clone.name}.json").unlink(missing_ok=True)
+    log.truncate(0)
     parameters.write_text(params, encoding="utf-8")
     command = ["sh", "-c", RUN, "sh", str(clone), str(parameters)]
-    with open(log, "wb") as out:
-        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def _stages(params):

@@ -157,7 +157,8 @@ def test_what_runs_share_is_made_first(file):
 
 
 def test_the_stages_of_a_run_are_counted_from_dvc_yaml(params, monkeypatch, tmp_path):
-    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {**STAGES, "m": {"foreach": {"a": 1, "b": 2}, "do": {}}}}))
+    stages = {**STAGES, "three": {"foreach": {"a": 1, "b": 2}, "do": {}}}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     monkeypatch.chdir(tmp_path)
     assert sweep._stages(yaml.safe_dump(params)) == 1 + len(params["train"]) + 2
 
@@ -187,6 +188,8 @@ def test_a_stopped_sweep_leaves_nothing_running(repository, how):
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
     assert any("stub.py" in " ".join(child.cmdline()) for child in children)
+    code, _, err = call(repository, "seed=99,100")
+    assert code == 1 and err == f"{repository}/.runs/default/seed=99 is at work already: wait until it has finished, or end it\n"
     process.send_signal(how)
     assert process.wait(timeout=20) != 0
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
