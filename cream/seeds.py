@@ -55,7 +55,9 @@ def enough_seeds(rows, command):
     """The seeds of these rows; a ValueError where they are fewer than two."""
     seeds = sorted(rows.seed.unique().tolist())
     if len(seeds) < 2:
-        raise ValueError(f"this page needs two seeds at least, and {len(seeds)} of this commit finished: run `{command}`")
+        raise ValueError(
+            f"this page needs two seeds at least, and {len(seeds)} of this commit finished: run `{command}`"
+        )
     return seeds
 
 
