@@ -76,7 +76,7 @@ PRETRAINING = {"examples": 8, "wrong": 0.9, "learning_rate": 1.0e-3, "batch_size
     ],
 )
 def test_a_model_from_scratch_needs_its_size_and_its_questions(load, changes, problem):
-    scratch = {"layers": 1, "width": 32, "heads": 4, "pretraining": dict(PRETRAINING)}
+    scratch = {"layers": 1, "width": 32, "heads": 4, "seed": 1, "pretraining": dict(PRETRAINING)}
     good = {"model.base": "scratch", "model.scratch": scratch}
     load(good)
     with pytest.raises(ValueError, match=problem):

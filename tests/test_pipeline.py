@@ -33,7 +33,7 @@ def run(folder, *command, check=True):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """The files that git tracks or would track, as a repository of their own, with the tiny model and its profile."""
+    """The files that git tracks or would track, as a repository of their own, with the test profile."""
     folder = tmp_path_factory.mktemp("repository")
     listed = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
     for name in listed:
@@ -41,7 +41,6 @@ def copy(tmp_path_factory):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     shutil.copy(ROOT / "profiles" / "test.yaml", folder / "params.yaml")
-    run(folder, sys.executable, "tests/tiny_model.py", ".cache/tiny")
     run(folder, "git", "init", "--quiet")
     run(folder, "git", "add", ".")
     run(
@@ -74,8 +73,9 @@ def test_every_model_is_made_and_evaluated(finished):
 
 def test_the_first_margin_of_every_round_is_zero(finished):
     for model in ("srlm-m2", "cream-m2", "oracle-m2", "cream-m3"):
-        first = (finished / f"results/curves/{model}.csv").read_text().splitlines()[1].split(",")
-        assert abs(float(first[-1])) < 1e-3
+        with open(finished / f"results/curves/{model}.csv") as file:
+            first = next(csv.DictReader(file))
+        assert all(abs(float(first[name])) < 1e-3 for name in ("margin", "chosen", "rejected"))
 
 
 def test_a_row_of_train_chooses_who_makes_its_pairs(finished):
@@ -91,10 +91,28 @@ def test_a_row_of_train_chooses_who_makes_its_pairs(finished):
             assert scores[tokens.index(pair["rejected_ids"])] == min(scores)
 
 
+def test_answers_are_sampled_too(finished):
+    for model in ("m0", "cream-m3"):
+        answers = read_rows(finished / f"data/answers/{model}.jsonl")
+        found = json.loads((finished / f"results/evaluate/{model}.json").read_text())
+        assert all(len(row["sampled_correct"]) == found["samples"] == 2 for row in answers)
+        right = sum(sum(row["sampled_correct"]) for row in answers)
+        assert found["sampled_accuracy"] == round(right / (2 * len(answers)), 4)
+
+
+def test_every_ranker_has_scored_every_response(finished):
+    for row in read_rows(finished / "data/rankings/m1.jsonl"):
+        scores = row["scores"]
+        assert scores["log_prob"] == row["policy_logps"] and scores["wrong"] == [-score for score in scores["gold"]]
+        assert scores["gold"] == [float(right) for right in row["correct"]]
+        assert len(set(scores["random"])) > 1 or len(set(scores["log_prob"])) == 1
+        assert set(scores) >= {"reward", "previous", "vote", "judge", "reward_model"}
+
+
 def test_responses_without_a_score_are_counted(finished):
     scores = [row["scores"] for row in read_rows(finished / "data/rankings/m1.jsonl")]
     summary = json.loads((finished / "results/rank/m1.json").read_text())
-    for ranker in ("gold", "judge", "reward_model"):
+    for ranker in ("vote", "judge", "reward_model"):
         assert summary[f"unscored_by_{ranker}"] == sum(row[ranker].count(None) for row in scores)
 
 
@@ -215,7 +233,6 @@ def test_models_and_data_go_through_a_remote_and_nothing_runs_again(finished, tm
     run(finished, "dvc", "push")
     clone = tmp_path / "clone"
     run(finished, "git", "clone", "--quiet", str(finished), str(clone))
-    shutil.copytree(finished / ".cache" / "tiny", clone / ".cache" / "tiny")
     run(clone, *remote)
     assert not (clone / "models").exists()
     assert "Running stage" not in run(clone, "dvc", "repro", "--pull").stdout
@@ -261,10 +278,12 @@ def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):
     splits = finished / "data" / "splits"
     before = sorted((path.name, path.read_bytes()) for path in splits.iterdir())
     broken = finished / "broken"
-    shutil.copytree(finished / "data" / "arithmetic", broken)
+    for split in ("seed", "prompts", "test"):
+        write_rows(broken / f"{split}.jsonl", read_rows(splits / "seed.jsonl"))
     (broken / "test.jsonl").write_text('{"id": "1", "task": \n')
     profile = (finished / "params.yaml").read_text()
-    (finished / "params.yaml").write_text(profile.replace("source: embedded", "source: broken"))
+    changed = profile.replace("source: sums", "source: broken").replace("base: scratch", "base: embedded")
+    (finished / "params.yaml").write_text(changed)
     command = [sys.executable, "-m", "cream.stage", "notebooks/01_data.ipynb", "reports/stages/data.html"]
     done = run(finished, *command, check=False)
     (finished / "params.yaml").write_text(profile)
