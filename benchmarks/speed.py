@@ -252,7 +252,7 @@ class _TokenIdsTrainer(DPOTrainer):
 
 
 def _trl_trainer(model, tokenizer, rows, reference=None, precompute=False):
-    settings = optimiser_settings(TRAINING, seed=0) | {"remove_unused_columns": True, "num_train_epochs": 1}
+    settings = optimiser_settings(TRAINING, seed=0, rows=rows) | {"remove_unused_columns": True, "num_train_epochs": 1}
     config = DPOConfig(
         **settings,
         beta=TRAINING["beta"],
