@@ -186,14 +186,16 @@ def by_ranker(tables, lines, rounds, ylabel):
 
 
 def by_step(curves, lines, rounds, column, ylabel):
-    """A figure of the trainings' curves, a panel a round and a line a method."""
+    """A figure of the trainings' curves, a panel a round and a line a method; each point is the mean of the last steps, a
+    tenth of the training."""
     styles, numbers = styles_of(lines), sorted({rounds[model] for model in curves.model})
     figure, grid = plt.subplots(1, len(numbers), figsize=(7.5, 2.8), sharey=True, squeeze=False)
     for axes, number in zip(grid[0], numbers):
         for name, models in lines.items():
             for model in (model for model in models[1:] if rounds[model] == number):
                 curve = curves[curves.model == model]
-                axes.plot(curve.step, curve[column], **{**styles[name], "marker": None}, label=name)
+                smooth = curve[column].rolling(len(curve) // 10 + 1, min_periods=1).mean()
+                axes.plot(curve.step, smooth, **{**styles[name], "marker": None}, label=name)
         axes.set_title(f"M{number}", fontsize=10)
     grid[0, 0].set_ylabel(ylabel)
     figure.supxlabel("step", fontsize="medium")

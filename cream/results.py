@@ -430,7 +430,7 @@ def agreement_with_reward(rows):
     found = {}
     for policy, group in rows.groupby("policy", sort=False):
         ranked = group.to_dict("records")
-        for ranker in ("gold", "judge", "reward_model"):
+        for ranker in ("judge", "reward_model"):
             if all(ranker in scores for scores in group.scores):
                 values, reward = scores_of(ranked, ranker), scores_of(ranked, "reward")
                 spread = [scores.max(dim=1).values - scores.min(dim=1).values for scores in (values, reward)]
