@@ -149,11 +149,10 @@ def _label_ends(axes, ends, styles):
     gap = 15 / (72 * axes.figure.get_figheight() * 0.8) * (high - low)
     for x in sorted({x for x, _ in ends.values()}):
         names = sorted((name for name in ends if ends[name][0] == x), key=lambda name: ends[name][1])
-        wanted = np.array([ends[name][1] for name in names])
-        placed = wanted.copy()
-        for i in range(1, len(placed)):
-            placed[i] = max(placed[i], placed[i - 1] + gap)
-        placed -= (placed - wanted).mean()
+        placed = np.array([ends[name][1] for name in names])
+        for _ in range(200):  # neighbours that are too near push each other away, half of the way each
+            push = np.clip(gap - np.diff(placed), 0, None) / 2
+            placed += np.r_[0, push] - np.r_[push, 0]
         for name, y in zip(names, placed):
             axes.annotate(name, (x, y), textcoords="offset points", xytext=(7, 0), va="center", fontsize=9,
                           color=styles[name]["color"], annotation_clip=False)  # fmt: skip
