@@ -1,5 +1,6 @@
 """A chat model made from nothing: characters as tokens and a small Llama, for experiments that take seconds."""
 
+import re
 import string
 
 import torch
@@ -11,13 +12,14 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|unknown|>"]  # the end token is 0, and the pad token too
-MARKER = "Answer: "  # one token, so that a response is that and the digits of its answer
 
 
-def character_tokenizer():
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *string.printable, MARKER])}
+def character_tokenizer(*whole):
+    """Characters as tokens, and each text of `whole` as one token."""
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *string.printable, *whole])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(rf"{MARKER}|[\s\S]"), "isolated")
+    pieces = "|".join([*map(re.escape, whole), r"[\s\S]"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pieces), "isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
     fast.add_special_tokens({"additional_special_tokens": SPECIAL[1:]})
