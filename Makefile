@@ -18,6 +18,7 @@ help:  ## this list
 repro: .venv/ready  ## run the whole loop; what is up to date is skipped. Then open reports/index.html
 	python -m cream.check
 	dvc repro
+	@python -m cream.summary
 
 # These three make their runs in clones of HEAD under .runs/, JOBS at a time (see cream/sweep.py), so that the workspace's
 # run stays as it is. A killed one goes on after the last finished stage of each run.
@@ -45,7 +46,7 @@ sweep: .venv/ready  ## the same with each value of SET="dpo.sft_weight=0,0.1,1":
 
 # Its two reports are kept; their link to the index leads to the workspace's.
 profile: FILE = profiles/$(NAME).yaml
-profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, rounds5, ...) and keep its reports in reports/NAME/
+profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...) and keep its reports in reports/NAME/
 	@$(call committed,$(FILE))
 	$(RUNS)
 	@mkdir -p reports/$(NAME) && cp .runs/$(NAME)/run/reports/accuracy.svg reports/$(NAME)/

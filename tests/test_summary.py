@@ -1,0 +1,32 @@
+import json
+
+from test_parameters import GOOD, changed
+
+from cream.summary import summary
+
+
+def test_every_method_has_a_line_and_every_round_a_column(tmp_path):
+    train = {
+        "srlm-m2": {"start": "m1", "method": "srlm"},
+        "cream-m2": {"start": "m1", "method": "cream"},
+        "select-m3": {"start": "cream-m2", "method": "cream-select"},
+    }
+    accuracies = {"m0": 0.1, "m1": 0.5, "srlm-m2": 0.4567, "cream-m2": 0.55, "select-m3": 1.0}
+    (tmp_path / "results" / "evaluate").mkdir(parents=True)
+    for model, accuracy in accuracies.items():
+        (tmp_path / "results" / "evaluate" / f"{model}.json").write_text(json.dumps({"accuracy": accuracy}))
+    lines = [line.split() for line in summary(changed({"train": train}), tmp_path).splitlines()]
+    assert lines[1:] == [
+        ["M0", "M1", "M2", "M3"],
+        ["SRLM", "10.0", "50.0", "45.7"],
+        ["CREAM", "10.0", "50.0", "55.0"],
+        ["CREAM-select", "from", "cream-m2", "10.0", "50.0", "100.0"],
+        ["See", "reports/index.html"],
+    ]
+
+
+def test_answers_that_are_not_known_leave_the_table_empty(tmp_path):
+    (tmp_path / "results" / "evaluate").mkdir(parents=True)
+    for model in ("m0", "m1", *GOOD["train"]):
+        (tmp_path / "results" / "evaluate" / f"{model}.json").write_text(json.dumps({"accuracy": None}))
+    assert len(summary(GOOD, tmp_path).splitlines()) == 3
