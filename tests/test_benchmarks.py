@@ -243,7 +243,7 @@ def test_a_solution_without_an_answer_is_named(folder):
 
 def run_data(folder, source, **changes):
     """{name: rows} of the splits that notebooks/01_data.ipynb makes."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = yaml.safe_load((ROOT / "profiles" / "smollm2-cpu.yaml").read_text())
     params["data"] |= {"source": str(source), "prompts_per_round": 1, "rounds": 2, "test_questions": None, **changes}
     params["model"]["warmup"]["examples"] = 3
     (folder / "notebooks").mkdir()
