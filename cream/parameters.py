@@ -1,5 +1,7 @@
 """params.yaml: loaded, checked as a whole, and read as a lineage of models."""
 
+import hashlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -53,6 +55,13 @@ def _with_defaults(params):
         "dpo": {"sft_weight": 0.0, **params["dpo"]},
         "evaluation": {"samples": 0, **params["evaluation"]},
     }
+
+
+def settings_digest(params):
+    """What tells settings apart whose models cannot be compared: a hash of all but the seed, where the work is done, and
+    the lineage, of which the models' labels tell the rest."""
+    settings = {key: value for key, value in _with_defaults(params).items() if key not in ("seed", "scale", "rank", "train")}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def start_of(params, model):

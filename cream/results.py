@@ -19,7 +19,7 @@ from statsmodels.stats.proportion import proportion_confint
 from cream import seeds
 from cream.consistency import kendall_tau_b, spearman
 from cream.files import read_rows
-from cream.parameters import label_of, models_of, round_of, start_of, train_row
+from cream.parameters import label_of, models_of, round_of, settings_digest, start_of, train_row
 from cream.rankings import consistency_of, pairwise_wins, rankers_for, scores_of
 
 DRAWS = 1000  # of the bootstrap
@@ -215,20 +215,17 @@ def _written(root, stage, name):
 
 
 def seed_rows(params, root=".."):
-    """The rows of results/seeds.csv for this run's models, or None where they are not of this run. They are those of
-    the profiles that have for this run's seed the accuracies of this run (other settings and other profiles have models
-    of the same names), and they must hold every model for two seeds or more."""
-    path, models = Path(root, "results", "seeds.csv"), models_of(params)
+    """The rows of results/seeds.csv for the models of this lineage, or None where it has no two seeds with all of them.
+    Other settings and other profiles may have models of the same names: settings and labels must be the same too."""
+    path, labels = Path(root, "results", "seeds.csv"), {model: label_of(params, model) for model in models_of(params)}
     if not path.exists():
         return None
     rows = pd.read_csv(path)
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, "profile", *RANKED]))).fillna({"profile": ""})
-    rows, found = rows[rows.model.isin(models)], evaluations(params, root).accuracy
-    own = rows[rows.seed == params["seed"]]
-    same = pd.Series(np.isclose(own.accuracy, found[own.model], atol=6e-5), own.index).groupby(own.profile).all()
-    rows = rows[rows.profile.isin(same.index[same])].drop_duplicates(["seed", "model"])
-    rows = rows[rows.groupby("seed").model.transform("nunique") == len(models)]
-    return rows if rows.seed.nunique() > 1 and params["seed"] in rows.seed.values else None
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, "settings", *RANKED])))
+    rows = rows[(rows.settings == settings_digest(params)) & (rows.method == rows.model.map(labels))]
+    rows = rows.drop_duplicates(["seed", "model"])
+    rows = rows[rows.groupby("seed").model.transform("nunique") == len(labels)]
+    return rows if rows.seed.nunique() > 1 else None
 
 
 RANKED = ["C", "tau_auc", "reward_accuracy", "log_prob_accuracy", "vote_accuracy"]

@@ -15,7 +15,7 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from cream.files import whole
-from cream.parameters import label_of, models_of, round_of
+from cream.parameters import label_of, models_of, round_of, settings_digest
 
 # Which columns come from which file of results/.
 METRICS = {
@@ -43,8 +43,9 @@ def collect(runs, profile, keys=("seed",)):
         for model in models_of(params):
             row = {"profile": profile, **settings, "seed": params["seed"], "model": model}
             row |= {"method": label_of(params, model), "round": round_of(params, model)}
+            row["settings"] = settings_digest(params)
             rows.append(row | _metrics(run / "results", params, model))
-    columns = ["profile", *dict.fromkeys([*keys, "seed"]), "model", "method", "round", *NAMES]
+    columns = ["profile", "settings", *dict.fromkeys([*keys, "seed"]), "model", "method", "round", *NAMES]
     rows = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(NAMES[1:], float))
     # A column of numbers and words ("null") is put in the order of its words.
     order = rows[list(keys)].apply(lambda column: column.map(str) if column.dtype == object else column)
@@ -76,6 +77,14 @@ def intervals(rows, value, by="model"):
     groups = rows.dropna(subset=value).groupby(by, sort=False)[value]
     table = pd.DataFrame({key: mean_interval(values) for key, values in groups}, index=["mean", "low", "high"]).T
     return table.set_axis(["value", "low", "high"], axis=1)
+
+
+def intervals_from_m1(rows, value):
+    """As `intervals`, but low and high are those of the difference from M1, drawn about M1's mean: the models of one seed
+    share their M1, and seeds differ more by it than by what comes after."""
+    start = rows[rows.model == "m1"].set_index("seed")[value]
+    moved = rows.assign(**{value: rows[value] - rows.seed.map(start)})
+    return intervals(moved[moved.model != "m0"], value) + start.mean()
 
 
 def differences(rows, pairs, value="accuracy"):

@@ -30,13 +30,16 @@ def main():
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     os.environ |= {**ALLOCATOR, **os.environ}
     options = _options()
-    code = warm.forward("cream.stage", sys.argv[1:])
-    if code is not None:
-        sys.exit(code)
     stage = os.environ.get("DVC_STAGE") or options.notebook.stem
     started = time.monotonic()
     try:
-        check_machine(load_parameters("params.yaml"), ".")
+        params = load_parameters("params.yaml")
+        if params["model"]["base"] == "scratch":  # more threads gain such a small model nothing, and they round differently
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
+        code = warm.forward("cream.stage", sys.argv[1:])
+        if code is not None:
+            sys.exit(code)
+        check_machine(params, ".")
         warm.end_with_parent()
         notebook = _run(options.notebook, dict(pair.split("=", 1) for pair in options.parameters))
         _write_page(notebook, options.page, show_code=not options.no_input)

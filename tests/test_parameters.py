@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cream.parameters import label_of, lineage_of, load_parameters, models_of, round_of, start_of
+from cream.parameters import label_of, lineage_of, load_parameters, models_of, round_of, settings_digest, start_of
 
 ROOT = Path(__file__).parents[1]
 GOOD = {
@@ -81,6 +81,16 @@ def test_a_model_from_scratch_needs_its_size_and_its_questions(load, changes, pr
     load(good)
     with pytest.raises(ValueError, match=problem):
         load(good | changes)
+
+
+def test_the_digest_of_the_settings_leaves_out_seed_place_and_lineage(load):
+    digest = settings_digest(GOOD)
+    same = {"seed": 7, "scale.workers": 2, "train.cream-m2": {"start": "m1", "method": "srlm"}}
+    assert settings_digest(load(same)) == digest
+    assert settings_digest(load({"dpo.beta": 0.2})) != digest != settings_digest(load({"ranking.measure": "spearman"}))
+    short = copy.deepcopy(GOOD)
+    del short["dpo"]["sft_weight"]
+    assert settings_digest(short) == settings_digest(load({"dpo.sft_weight": 0.0}))  # a default is a value
 
 
 def test_right_parameters_come_back_unchanged(load):

@@ -21,7 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from cream import figures, rankings, results
 from cream.files import write_json, write_rows
-from cream.parameters import load_parameters
+from cream.parameters import label_of, load_parameters, settings_digest
 
 ROOT = Path(__file__).parents[1]
 
@@ -393,14 +393,15 @@ def ranking(rng, name, task, known, older):
     }  # fmt: skip
 
 
-def write_seeds(folder, params, shift=0.0, seeds=(1, 2, 3)):
+def write_seeds(folder, params, seeds=(1, 2, 3), **changes):
     """results/seeds.csv of this run and two seeds that differ from it by a point."""
     rows = []
     for seed, model in itertools.product(seeds, ["m0", "m1", *params["train"]]):
         found = json.loads((folder / "results" / "evaluate" / f"{model}.json").read_text())
-        row = {"profile": "params", "seed": seed, "model": model, "method": model, "round": 1, "questions": 200,
-               "accuracy": found["accuracy"] + 0.01 * (seed - 1) * (1 if model == "m1" else 2) + shift,
-               "sampled_accuracy": 0.5}  # fmt: skip
+        row = {"profile": "params", "settings": settings_digest(params), "seed": seed, "model": model,
+               "method": label_of(params, model), "round": 1, "questions": 200,
+               "accuracy": found["accuracy"] + 0.01 * (seed - 1) * (1 if model == "m1" else 2),
+               "sampled_accuracy": 0.5, **changes}  # fmt: skip
         if model in params["rank"]:
             row |= {"C": 0.6 + seed / 100, "tau_auc": 0.7 + seed / 100, "reward_accuracy": 0.8 + seed / 100,
                     "log_prob_accuracy": 0.7 + seed / 100, "vote_accuracy": 0.75}  # fmt: skip
@@ -457,8 +458,9 @@ def test_seeds_are_taken_only_if_they_are_of_this_run(tmp_path):
     assert found.value == pytest.approx(by_seed.mean())
     interval = stats.t.interval(0.95, 2, by_seed.mean(), stats.sem(by_seed))
     assert (found.low, found.high) == pytest.approx(interval)
-    write_seeds(tmp_path, params, shift=0.002)  # another run's
-    assert results.seed_rows(params, tmp_path) is None
+    for changes in ({"settings": "another run's"}, {"method": "by another method"}):
+        write_seeds(tmp_path, params, **changes)
+        assert results.seed_rows(params, tmp_path) is None
     write_seeds(tmp_path, params, seeds=(1,))
     assert results.seed_rows(params, tmp_path) is None
 
@@ -469,7 +471,7 @@ def test_the_first_page_answers_the_question_with_and_without_seeds(folder):
     assert "The controls hold" in text and "CREAM did better" in text and "One seed (1)" in text
     write_seeds(folder, params)
     first = page(folder, "10_index", "index")
-    assert "mean of the seeds 1 to 3" in words(first) and "seeds 101 to 103" in words(first)
+    assert "mean of the seeds 1 to 3" in words(first) and "seeds 101 to 103 and 201 to 203" in words(first)
     assert page(folder, "10_index", "index") == first
 
 

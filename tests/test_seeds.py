@@ -16,7 +16,7 @@ import yaml
 from scipy import stats
 from test_pipeline import ROOT, run
 
-from cream.seeds import collect, differences, enough_seeds, intervals, keep, mean_interval
+from cream.seeds import collect, differences, enough_seeds, intervals, intervals_from_m1, keep, mean_interval
 
 MODELS = ("m0", "m1", "srlm-m2", "cream-m2")
 STUB = """
@@ -106,6 +106,17 @@ def test_intervals_are_those_of_each_model_that_has_the_number():
     found = intervals(rows, "accuracy")
     assert list(found.index) == ["a"] and found.loc["a"].tolist() == pytest.approx([2, -0.484138, 4.484138], abs=1e-6)
     assert intervals(rows[rows.model == "b"], "accuracy").empty
+
+
+def test_intervals_from_m1_are_those_of_the_difference():
+    accuracy = {"m0": [0.1, 0.1, 0.1], "m1": [0.5, 0.6, 0.9], "srlm-m2": [0.4, 0.55, 0.81]}
+    rows = [{"seed": k, "model": name, "accuracy": values[k]} for name, values in accuracy.items() for k in range(3)]
+    table = intervals_from_m1(pd.DataFrame(rows), "accuracy")
+    assert list(table.index) == ["m1", "srlm-m2"]
+    assert table.loc["m1"].tolist() == pytest.approx([2 / 3] * 3)
+    moved = np.array([-0.1, -0.05, -0.09])
+    low, high = stats.t.interval(0.95, 2, moved.mean(), stats.sem(moved))
+    assert table.loc["srlm-m2"].tolist() == pytest.approx([1.76 / 3, 2 / 3 + low, 2 / 3 + high])
 
 
 def test_another_profiles_rows_are_kept(tmp_path):
