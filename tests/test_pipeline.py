@@ -316,7 +316,10 @@ MEASURED = {
 GROWN = {"N": 1, "prompts": 1, "longest response": 8, "parameters": 2e6, "measurements": MEASURED["measurements"]}
 
 
-@pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name != "12_seeds.ipynb"])  # see test_seeds.py
+SEVERAL_RUNS = ("12_seeds.ipynb", "16_sweep.ipynb")  # see test_seeds.py
+
+
+@pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name not in SEVERAL_RUNS])
 def test_notebook_runs_as_in_jupyter(finished, notebook):
     if notebook == "13_lm_eval.ipynb":
         pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e .[eval]")

@@ -157,7 +157,7 @@ def runs(tmp_path):
 
 def test_rows_are_of_the_finished_runs_with_these_keys(runs):
     rows = collect(runs, "default", ["dpo.beta", "seed"])
-    assert [*rows.columns[:7]] == ["profile", "dpo.beta", "seed", "model", "method", "round", "questions"]
+    assert [*rows.columns[:8]] == ["profile", "settings", "dpo.beta", "seed", "model", "method", "round", "questions"]
     settings = rows[["dpo.beta", "seed"]].drop_duplicates().values.tolist()
     assert settings == [[0.1, 9], [0.1, 10], [0.5, 9], [0.5, 10]]
     assert rows.model[:3].tolist() == ["m0", "m1", "cream-m2"] and rows.method[:3].tolist() == ["M0", "M1", "CREAM"]
