@@ -18,7 +18,7 @@ MAX_CHARACTERS = 8000  # of a question and its response: about 2,000 tokens, the
 def read_source(source, root="."):
     """{"seed", "prompts", "test"} -> rows, from a task of cream/tasks.py ("sums"), from the paper's data sets
     ("benchmarks", or a folder with copies of them), or from a folder with seed.jsonl, prompts.jsonl and test.jsonl.
-    Folders are seen from `root`.
+    Folders are seen from `root`. Some sources have rows of another task for the base's "warmup" (warmup.jsonl).
 
     A row has id, task and question (text), and `answer` (text; null or none for chat, which has no known answer). A
     seed row has a `response`. A multiple-choice row has `choices`, the option texts, and a letter as its answer. An
@@ -31,7 +31,8 @@ def read_source(source, root="."):
         from cream.benchmarks import read_benchmarks  # not needed for other sources
 
         return read_benchmarks(None if source == "benchmarks" else folder)
-    return {split: _read_split(folder / f"{split}.jsonl", fields) for split, fields in FIELDS.items()}
+    splits = {**FIELDS, "warmup": (*FIELDS["seed"], "answer")} if (folder / "warmup.jsonl").exists() else FIELDS
+    return {split: _read_split(folder / f"{split}.jsonl", fields) for split, fields in splits.items()}
 
 
 def sift(rows, test, seen=()):

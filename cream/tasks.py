@@ -1,11 +1,11 @@
-"""Questions that are made here, without a download: sums of two-digit numbers.
+"""Questions that are made here, without a download: sums for a model from scratch, shifted digits for SmolLM2.
 
-Each task gives {"seed", "prompts", "test"} -> rows, the same ones each time. A question is in one split only.
+Each source gives {"seed", "prompts", "test"} -> rows, the same ones each time. A question is in one split only.
 """
 
 import random
+import string
 from itertools import product
-from string import digits
 
 SPLITS = {"seed": 1000, "test": 1000}  # questions; all others are prompts
 
@@ -14,6 +14,15 @@ def sums():
     """All 8,100 sums of two two-digit numbers, answered directly: "23+45=", "Answer: 68"."""
     questions = [(f"{a}+{b}=", str(a + b)) for a, b in product(range(10, 100), repeat=2)]
     return _splits("sums", questions, instruction="")
+
+
+def digits():
+    """Three to each digit of a four-digit number, without a carry: "Shift 4829", "Answer: 7152". A published model does
+    not know this task. The warm-up teaches it to answer directly, by another task: "Sort 4829", "Answer: 2489"."""
+    numbers = ["".join(number) for number in product("123456789", repeat=4) if number[0] != "7"]  # no answer begins with 0
+    shifted = [(f"Shift {number}", number.translate(str.maketrans("123456789", "456789012"))) for number in numbers]
+    ordered = [(f"Sort {number}", "".join(sorted(number))) for number in numbers]
+    return {**_splits("shift", shifted, instruction=""), "warmup": _splits("sort", ordered, instruction="")["seed"]}
 
 
 def mostly_wrong(rows, count, share, seed):
@@ -29,7 +38,7 @@ def mostly_wrong(rows, count, share, seed):
 
 def _misspelt(answer, draw):
     place = draw.randrange(len(answer))
-    other = draw.choice([digit for digit in digits if digit != answer[place]])
+    other = draw.choice([digit for digit in string.digits if digit != answer[place]])
     return answer[:place] + other + answer[place + 1 :]
 
 
@@ -44,4 +53,4 @@ def _splits(task, questions, instruction):
     return {"seed": [{**row, "response": f"Answer: {row['answer']}"} for row in seed], "prompts": prompts, "test": test}
 
 
-MADE = {"sums": sums}  # data.source in params.yaml -> what makes its rows
+MADE = {"sums": sums, "digits": digits}  # data.source in params.yaml -> what makes its rows

@@ -243,7 +243,7 @@ def test_a_solution_without_an_answer_is_named(folder):
 
 def run_data(folder, source, **changes):
     """{name: rows} of the splits that notebooks/01_data.ipynb makes."""
-    params = yaml.safe_load((ROOT / "profiles" / "smollm2-cpu.yaml").read_text())
+    params = yaml.safe_load((ROOT / "profiles" / "smollm2-gpu.yaml").read_text())
     params["data"] |= {"source": str(source), "prompts_per_round": 1, "rounds": 2, "test_questions": None, **changes}
     params["model"]["warmup"]["examples"] = 3
     (folder / "notebooks").mkdir()
@@ -276,6 +276,16 @@ def test_a_seed_with_some_chat_gives_the_warm_up_its_worked_rows(tmp_path):
     splits = run_data(tmp_path, source, seed_examples=3)
     assert len(splits["warmup"]) == 3 and {row["task"] for row in splits["warmup"]} == {"sums"}
     assert sorted(row["id"] for name in ("warmup", "seed") for row in splits[name]) == ["c", *(f"w{n}" for n in range(5))]
+
+
+def test_a_source_can_have_another_task_for_the_warm_up(tmp_path):
+    splits = run_data(tmp_path, "digits", seed_examples=2)
+    assert {name: len(rows) for name, rows in splits.items() if name != "test"} == {
+        "warmup": 3, "seed": 2, "prompts-1": 1, "prompts-2": 1
+    }  # fmt: skip
+    assert {name: {row["task"] for row in rows} for name, rows in splits.items()} == {
+        "warmup": {"sort"}, **dict.fromkeys(["seed", "prompts-1", "prompts-2", "test"], {"shift"})
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("change", [{"answerKey": "F"}, {"choices": None}, {"answerKey": None}])

@@ -219,6 +219,28 @@ def test_sums_are_asked_without_an_instruction():
     assert ask({**SUMS["test"][0], "instruction": "Be brief."}).endswith("=\nBe brief.")
 
 
+def test_digits_are_shifted_and_for_the_warm_up_sorted():
+    rows = read_source("digits")
+    questions = [row["question"] for split in rows.values() for row in split]
+    assert len(questions) == len(set(questions)) and len(rows["test"]) == len(rows["seed"]) == len(rows["warmup"]) == 1000
+    for row in rows["seed"] + rows["prompts"] + rows["test"]:
+        number = row["question"].removeprefix("Shift ")
+        assert row["answer"] == "".join(str((int(digit) + 3) % 10) for digit in number) and row["answer"][0] != "0"
+    for row in rows["warmup"]:
+        assert list(row["answer"]) == sorted(row["question"].removeprefix("Sort "))
+        assert is_correct(row["response"], row["answer"])
+
+
+def test_a_folder_may_have_worked_examples_for_the_warm_up(folder):
+    assert "warmup" not in read_source(folder)
+    worked = {"id": "w", "task": "sums", "question": "1 + 1?", "response": "Answer: 2"}
+    write(folder / "warmup.jsonl", [{**worked, "answer": "2"}])
+    assert [row["id"] for row in read_source(folder)["warmup"]] == ["w"]
+    write(folder / "warmup.jsonl", [worked])
+    with pytest.raises(ValueError, match="warmup.jsonl, line 1: answer must be text"):
+        read_source(folder)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
 def test_wrong_answers_differ_in_one_digit(share):
     examples = mostly_wrong(SUMS["seed"], 2000, share, seed=3)
