@@ -71,8 +71,8 @@ SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "bil
 END = re.compile(r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\bProf)(?<!\b[A-Z])(?<=[\w)%])[.!?]\s+(?=[A-Z])")
 # The reasons behind an answer: "18 (16 - 3 - 4 = 9 eggs)", "72 because 48 + 24 = 72".
 REASON = re.compile(r"(?<=\d)([^()]{0,200})\s\([^()]*\)(?!\s*[-+×÷/=])|[,;]?\s(?:because|since|as)\b.*|;.*", re.I)
-# The end of a clause, but not of "3, 4 and 5".
-CLAUSE = re.compile(r", (?!(?:and |or )?[-.\d])| -+ (?![\d(])|—")
+# The end of a clause, but not of "3, 4 and 5"; or where a small model runs on, "90Answer: 13".
+CLAUSE = re.compile(r", (?!(?:and |or )?[-.\d])| -+ (?![\d(])|—|(?<=\d)(?=[A-Z]|\)\d)")
 # "5 + 3 = 8", "25% of 80 is 16", "the shirt costs $34", "3 cats and 2 dogs, so he has 5": the last part with a number.
 PART = re.compile(r"[=≈]|\b(?:is|are|was|were|equals?|costs?|gets?|has|have|makes?|pays?|so|therefore)\b", re.I)
 # What a number that is not the answer may stand behind: "in 5 days", "for each of the 3 friends".
@@ -147,7 +147,7 @@ def _without_markup(text):
 
 
 def _read(text, choices, sentence):
-    """The answer in the first line of the text that has a word; at its beginning in a `sentence`, "the answer is ..."."""
+    """The answer in the first line of the text that has a word, at its start in a `sentence`, "the answer is ..."."""
     lines = text.splitlines()
     first = next((i for i, line in enumerate(lines) if re.search(r"\w", line)), None)
     if first is None:
