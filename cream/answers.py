@@ -56,27 +56,36 @@ MARKUP = {
 # name (x2) or a formula (x + 1, 2x, 3 × 4).
 NUMBER = re.compile(
     r"""
-    (?<![\w.,:/^×÷+-])(?<![×÷+/^-]\ )(?P<sign>(?<![\w)%])(?<![\d)]\ )[-+](?=[\d.])|^[-+]\ ?)?
+    (?<![\w.,/^×÷+-])(?<!\d:)(?<![×÷+/^-]\ )(?P<sign>(?<![\w)%])(?<![\d)]\ )[-+](?=[\d.])|^[-+]\ ?)?
     (?:(?P<whole>\d+)\ (?:and\ )?(?=\d+/\d))?
     (?P<digits>(?:\d{1,3}(?:(?:,\d{2,3})*,\d{3}|(?:[ ']\d{3})+)|\d+)(?:\.\d+)?|\.\d+)
     (?:\ ?/\ ?(?P<divisor>\d+))?
     (?:e(?P<e>[-+]?\d\d?)|\ ?×\ ?10\^\(?(?P<power>-?\d\d?)\)?)?
-    (?:\ (?P<scale>dozen|hundred|thousand|million|billion|trillion)\b)?
-    (?![.,:/'^]?\d|\ ?[-+×÷/^]\ ?[\d(xyz]|\ ?[xyznπ√]\b|(?:st|nd|rd|th)\b)
+    (?:\ (?P<scale>hundred|thousand|million|billion|trillion)\b)?
+    (?![.,:/'^]?\d|\ ?[-+×÷/^]\ ?(?:[\d(]|[xyz]\b)|\ ?[xyznπ√]\b|(?:st|nd|rd|th)\b)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 # The end of a sentence, but not behind "Mr." or an initial.
 END = re.compile(r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\bProf)(?<!\b[A-Z])(?<=[\w)%])[.!?]\s+(?=[A-Z])")
 # The reasons behind an answer: "18 (16 - 3 - 4 = 9 eggs)", "72 because 48 + 24 = 72".
-REASON = re.compile(r"(?<=\d)([^()]{0,200})\s\([^()]*\)(?!\s*[-+×÷/=])|[,;]?\s(?:because|since|as)\b.*|;.*", re.I)
+REASON = re.compile(r"(?<=\d)([^()]{0,200}?)(?:\s\([^()]*\)(?!\s*[-+×÷/=])|(?:;|[,;]?\s(?:because|since)\b).*)", re.I)
+# What says that there is no answer, though a number may follow: "cannot be known, since 29 got off".
+NONE = re.compile(r"\b(?:cannot be|can't be|not enough|insufficient|unknown|undetermined|impossible to)\b", re.I)
 # The end of a clause, but not of "3, 4 and 5"; or where a small model runs on, "90Answer: 13".
-CLAUSE = re.compile(r", (?!(?:and |or )?[-.\d])| -+ (?![\d(])|—|(?<=\d)(?=[A-Z]|\)\d)")
-# "5 + 3 = 8", "25% of 80 is 16", "the shirt costs $34", "3 cats and 2 dogs, so he has 5": the last part with a number.
+CLAUSE = re.compile(r", (?!(?:and |or )?[-.\d])| -+ (?![\d(])|—|(?<=\d)(?=[A-Z][a-z]|\)\d)")
+# "5 + 3 = 8", "50 / 8 = 6.25, which rounds up to 7": the last side.
+EQUALS = re.compile(r"[=≈]|\brounds (?:up |down )?to\b")
+# "25% of 80 is 16", "the shirt costs $34", "3 cats and 2 dogs, so he has 5": the last part with a number.
 PART = re.compile(r"[=≈]|\b(?:is|are|was|were|equals?|costs?|gets?|has|have|makes?|pays?|so|therefore)\b", re.I)
-# What a number that is not the answer may stand behind: "in 5 days", "for each of the 3 friends".
-ASIDE = re.compile(r"\b(?:in|on|at|by|for|per|from|after|over|than|with|(?<!total )of)(?: (?:the|all|each))?\s*$", re.I)
+# What a number that is not the answer may stand behind: "in 5 days", "for each of the 3 friends", "The 3 friends".
+ASIDE = re.compile(
+    r"(?:\b(?:in|on|at|by|for|per|from|after|over|than|with|(?<!total )of)(?: (?:the|all|each|these|those|next|last))*"
+    r"|^\W*(?:the|all|these|those))\s*$",
+    re.IGNORECASE,
+)
+FORMULA = re.compile(r"[×÷+√]|\d ?\^")
 EXACT = Context(prec=1000, traps=[Inexact])
 
 # An option's label: a capital or a digit, or a small letter if marked as a label. The article "A" is none: it has a
@@ -158,14 +167,17 @@ def _read(text, choices, sentence):
 
 def _number(line, sentence):
     text = REASON.sub(r"\1", END.split(_without_markup(line), maxsplit=1)[0])
-    if sentence and not DIRECT.match(text) or re.search(r"=\W*$", text):
+    if sentence and not DIRECT.match(text) or NONE.search(text) or re.search(r"=\W*$", text):
         return None
     clause = CLAUSE.split(text)[0]
-    if re.match(r"\W*\d", clause) and not PART.search(clause) and _only_number(clause):
+    if re.match(r"\W*\d", clause) and len(clause.split()) < 7 and not PART.search(clause) and _only_number(clause):
         return _only_number(clause)
     bold = [_only_number(_without_markup(span)) for span in re.findall(r"\*\*(\W*\d.*?)\*\*", line)]
     if len(bold) == 1 and bold[0]:
         return bold[0]
+    *formula, result = EQUALS.split(text)
+    if formula and NUMBER.match(result.lstrip(" (")) and not FORMULA.search(NUMBER.sub("", result)):
+        return _value(NUMBER.match(result.lstrip(" (")))
     parts = PART.split(text)[::-1]
     found = [_only_number(part) for part in parts] + [_only_number(part, asides=True) for part in parts]
     return next(filter(None, found), None)
@@ -174,8 +186,7 @@ def _number(line, sentence):
 def _only_number(text, asides=False):
     """The one number of a text that is not a formula; those behind an ASIDE count only where they are asked for."""
     found = [match for match in NUMBER.finditer(text) if asides or not ASIDE.search(text[: match.start()])]
-    formula = re.search(r"[×÷+√]|\d ?\^", NUMBER.sub("", text))
-    return _value(found[0]) if len(found) == 1 and not formula else None
+    return _value(found[0]) if len(found) == 1 and not FORMULA.search(NUMBER.sub("", text)) else None
 
 
 def _value(match):
