@@ -11,9 +11,9 @@ from fractions import Fraction
 from unicodedata import normalize
 
 # The tags of a thought: <think>, <|begin_of_thought|>, [THINK], <seed:think> and the like.
-THOUGHT = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratch_?pad)\|?[>\]]"
-OPENED = re.compile(rf"[<\[]\|?(?:begin_of_|seed:)?{THOUGHT}", re.IGNORECASE)
-CLOSED = re.compile(rf"[<\[]\|?(?:/|/seed:|end_of_){THOUGHT}", re.IGNORECASE)
+THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratch_?pad)\|?[>\]▷]"
+OPENED = re.compile(rf"[<\[◁]\|?(?:begin_of_|seed:)?{THOUGHT}", re.IGNORECASE)
+CLOSED = re.compile(rf"[<\[◁]\|?(?:/|/seed:|end_of_){THOUGHT}", re.IGNORECASE)
 MARKER = re.compile(
     r"""
     (?P<retracted>                                        # "Hmm, that answer is wrong": there is none, for now
@@ -31,12 +31,13 @@ MARKER = re.compile(
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
-# "The answer is 12", "... therefore x = 12", "... that he has 12", but not "... found by adding 4 and 8".
+# "The answer is 12", "... therefore x = 12", "... that he has 12"; not "... found by adding 4 and 8", "... 100% right".
 LEAD = r"(?:(?:about|around|just|still|then|therefore|thus|most likely|equal to|\w+ly)\b,? |≈ ?)*"
-DIRECT = re.compile(rf"{LEAD}(?:that\b|(?:[a-z] ?= ?)?[(-]*\.?\d)", re.IGNORECASE)
+DIRECT = re.compile(rf"{LEAD}(?:that\b|(?:[a-z] ?= ?)?[(-]*\.?\d(?!00 ?% \w))", re.IGNORECASE)
 
 # What LaTeX and Markdown write, in plain characters. A product of numbers gets a ×, because other * are markup.
 MARKUP = {
+    r"</?[a-z]+>": "",
     r"\{,\}": ",",
     r"\^\{([^{}]*)\}": r"^\1",
     r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))": r" \1\2/\3\4",
@@ -71,8 +72,8 @@ SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
 END = re.compile(r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\bProf)(?<!\b[A-Z])(?<=[\w)%])[.!?]\s+(?=[A-Z])")
 # The reasons behind an answer: "18 (16 - 3 - 4 = 9 eggs)", "72 because 48 + 24 = 72".
 REASON = re.compile(r"(?<=\d)([^()]{0,200}?)(?:\s\([^()]*\)(?!\s*[-+×÷/=])|(?:;|[,;]?\s(?:because|since)\b).*)", re.I)
-# What says that there is no answer, though a number may follow: "cannot be known, since 29 got off".
-NONE = re.compile(r"\b(?:cannot be|can't be|not enough|insufficient|unknown|undetermined|impossible to)\b", re.I)
+# What gives no answer, though a number may follow: "cannot be known, since 29 got off".
+NONE = re.compile(r"^not\b|\b(?:cannot be|can't be|not enough|insufficient|unknown|undetermined|impossible to)\b", re.I)
 # The end of a clause, but not of "3, 4 and 5"; or where a small model runs on, "90Answer: 13".
 CLAUSE = re.compile(r", (?!(?:and |or )?[-.\d])| -+ (?![\d(])|—|(?<=\d)(?=[A-Z][a-z]|\)\d)")
 # "5 + 3 = 8", "50 / 8 = 6.25, which rounds up to 7": the last side.
@@ -136,6 +137,11 @@ def is_correct(text, answer, choices=None):
     return extract(text, choices) == known
 
 
+def finished_text(response):
+    """The text of a response, {text, finish_reason}; "" if it was cut short, because its answer is then unparsed."""
+    return "" if response.get("finish_reason") == "length" else response["text"]
+
+
 def number(text):
     """The normal form of a text that is one number and nothing else, else None: "12", "-3.5", "1,080", "3/4", "1 1/2",
     "1.5e3", also in LaTeX; a currency's sign or a percent sign does not count."""
@@ -159,7 +165,7 @@ def _read(text, choices, sentence):
     """The answer in the first line of the text that has a word, at its start in a `sentence`, "the answer is ..."."""
     lines = text.splitlines()
     first = next((i for i, line in enumerate(lines) if re.search(r"\w", line)), None)
-    if first is None:
+    if first is None or sentence and re.match(r"[^.!?\n]*\?(?:\s|$)", text):  # "Maybe the answer is 5?"
         return None
     line = re.sub(r"^\s*[-*•]\s+", "", lines[first]) if first else lines[0]  # the bullet of a list is no minus sign
     return _number(line, sentence) if choices is None else _option(_without_markup(line), choices, sentence)
