@@ -3,8 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from cream.answers import number
 from cream.files import read_rows
+from cream.numerals import number
 from cream.tasks import MADE
 
 FIELDS = {
