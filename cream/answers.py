@@ -59,9 +59,10 @@ def extract(text, choices=None):
     "$1,080.00", "1.5" for "1 1/2", and the right-hand side for "5 + 3 = 8".
     """
     text = OPENED.split(CLOSED.split(plain_characters(text))[-1])[0]
+    markers = list(MARKER.finditer(text))
     found = None
-    for marker in MARKER.finditer(text):
-        behind = text[marker.end() :] if marker["box"] is None else marker["box"]
+    for marker, end in zip(markers, [*(marker.start() for marker in markers[1:]), len(text)]):
+        behind = text[marker.end() : end] if marker["box"] is None else marker["box"]
         if marker["retracted"]:
             found = None
         elif marker["sentence"] and behind.startswith("not "):

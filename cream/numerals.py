@@ -112,7 +112,9 @@ def stated_number(line):
 
 def _only_number(text, asides=False):
     """The one number of a text that is not a formula; those behind an ASIDE count only where they are asked for."""
-    found = [match for match in NUMBER.finditer(text) if asides or not ASIDE.search(text[: match.start()])]
+    found = [
+        match for match in NUMBER.finditer(text) if asides or not ASIDE.search(text[: match.start()][-40:])
+    ]
     return _value(found[0]) if len(found) == 1 and not FORMULA.search(NUMBER.sub("", text)) else None
 
 
