@@ -10,7 +10,7 @@ from pathlib import Path
 from datasets import disable_progress_bars, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from cream import hub
+from cream import hub, numerals
 
 disable_progress_bars()
 
@@ -131,10 +131,10 @@ def _multiple_choice(question, choices, index):
 
 def _number(question, solution, answer):
     """GSM8K's solutions mark their sums, <<48/2=24>>24, and end in #### and the answer."""
-    if not answer.strip():
-        raise ValueError("no answer")
-    steps = re.sub(r"<<.*?>>", "", solution.partition("####")[0]).strip()
     answer = answer.strip().replace(",", "")
+    if numerals.number(answer) is None:
+        raise ValueError(f"the answer {answer!r} is not a number")
+    steps = re.sub(r"<<.*?>>", "", solution.partition("####")[0]).strip()
     return {"question": question, "answer": answer, "response": f"{steps}\nAnswer: {answer}"}
 
 

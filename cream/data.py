@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from cream.files import read_rows
+from cream.numerals import number
 from cream.tasks import MADE
 
 FIELDS = {
@@ -20,9 +21,9 @@ def read_source(source, root="."):
     ("benchmarks", or a folder with copies of them), or from a folder with seed.jsonl, prompts.jsonl and test.jsonl.
     Folders are seen from `root`. Some sources have rows of another task for the base's "warmup" (warmup.jsonl).
 
-    A row has id, task and question (text), and `answer` (text; null or none for chat, which has no known answer). A
-    seed row has a `response`. A multiple-choice row has `choices`, the option texts, and a letter as its answer. An
-    `instruction` takes the place of INSTRUCTION behind the question of a row with an answer.
+    A row has id, task and question (text), and `answer` (a number as text; null or none for chat, which has no known
+    answer). A seed row has a `response`. A multiple-choice row has `choices`, the option texts, and a letter as its
+    answer. An `instruction` takes the place of INSTRUCTION behind the question of a row with an answer.
     """
     if source in MADE:
         return MADE[source]()
@@ -141,7 +142,9 @@ def _problem(row, fields):
         return f"{' and '.join(wrong)} must be text"
     choices = row.get("choices")
     if choices is None:
-        return None
+        if row.get("answer") is None or number(row["answer"]) is not None:
+            return None
+        return f"answer must be a number, such as 12, -3.5 or 3/4, as there are no choices (it is {row['answer']!r})"
     if not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
         return "choices must be a list of at least two texts"
     letters = [chr(ord("A") + i) for i in range(len(choices))]

@@ -11,7 +11,7 @@ import random
 import torch
 from tqdm import tqdm
 
-from cream.answers import extract, is_correct
+from cream.answers import extract, finished_text, is_correct
 from cream.data import ask, chat_ids
 from cream.logprobs import response_logprobs
 
@@ -40,7 +40,7 @@ def gold(rows):
     score = {True: 1.0, False: 0.0, None: math.nan}
 
     def right(row, response):
-        return is_correct(response["text"], row.get("answer"), row.get("choices"))
+        return is_correct(finished_text(response), row.get("answer"), row.get("choices"))
 
     return torch.tensor([[score[right(row, response)] for response in row["responses"]] for row in rows])
 

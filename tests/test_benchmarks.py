@@ -235,8 +235,9 @@ def test_a_label_that_is_none_is_no_answer(folder, label):
         read_benchmarks(folder)
 
 
-def test_a_solution_without_an_answer_is_named(folder):
-    next(folder.glob("openai/gsm8k/main/test-*")).write_bytes(parquet([{"question": "2 + 3?", "answer": "It is five."}]))
+@pytest.mark.parametrize("solution", ["It is five.", "It is five.\n#### five", "It is x + 3.\n#### x + 3"])
+def test_a_solution_without_a_number_as_its_answer_is_named(folder, solution):
+    next(folder.glob("openai/gsm8k/main/test-*")).write_bytes(parquet([{"question": "2 + 3?", "answer": solution}]))
     with pytest.raises(ValueError, match="row 0 of gsm8k-test"):
         read_benchmarks(folder)
 

@@ -161,12 +161,24 @@ def test_chat_has_no_answer_and_is_not_asked_for_one(folder, chat):
         ({"choices": ["a", "b"], "answer": "C"}, "answer must be the letter of an option, A to B"),
         ({"choices": ["a", "b"], "answer": "a rock"}, "answer must be the letter of an option, A to B"),
         ({"answer": 7}, "answer must be text"),
+        ({"answer": "x + 1"}, r"answer must be a number, such as 12, -3\.5 or 3/4, .*'x \+ 1'"),
+        ({"answer": "(3, 4)"}, "answer must be a number"),
+        ({"answer": "yes"}, "answer must be a number"),
+        ({"answer": "12 apples", "choices": None}, "answer must be a number"),
+        ({"answer": "B"}, "answer must be a number"),
     ],
 )
 def test_options_and_answers_that_do_not_fit_are_named(folder, wrong, says):
     write(folder / "prompts.jsonl", [ROW, {**ROW, "id": "q2", **wrong}])
     with pytest.raises(ValueError, match=rf"prompts\.jsonl, line 2: {says}"):
         read_source(folder)
+
+
+@pytest.mark.parametrize("answer", ["-3.5", "$1,080.00", "3/4", "1 1/2", "\\frac{1}{2}", "1.5e3", "50%"])
+def test_answers_may_be_numbers_of_any_form(folder, answer):
+    write(folder / "test.jsonl", [{**ROW, "answer": answer}])
+    assert read_source(folder)["test"][0]["answer"] == answer
+
 
 def test_prompts_are_the_chat_template_up_to_the_assistant(tokenizer):
     ids = prompt_ids(tokenizer, ROW)

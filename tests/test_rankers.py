@@ -38,6 +38,13 @@ def test_gold_knows_right_wrong_unparsed_and_lettered_answers():
     assert scores.dtype == torch.float32
 
 
+def test_gold_gives_nothing_for_a_response_that_was_cut_short():
+    texts = row("Answer: 5", "Answer: 5")
+    for response, reason in zip(texts["responses"], ("stop", "length")):
+        response["finish_reason"] = reason
+    assert gold([texts]).tolist() == [[1.0, 0.0]]
+
+
 def test_gold_has_no_score_where_no_answer_is_known():
     assert gold([row("Answer: 5", "Hello.", answer=None), row("Answer: 5", "5")]).isnan().tolist() == [
         [True, True],
