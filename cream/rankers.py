@@ -49,7 +49,7 @@ def vote(rows):
     """The share of the N responses that give the same answer (self-consistency); NaN for one without a readable answer."""
 
     def shares(row):
-        answers = [extract(response["text"], row.get("choices")) for response in row["responses"]]
+        answers = [extract(finished_text(response), row.get("choices")) for response in row["responses"]]
         return [math.nan if answer is None else answers.count(answer) / len(answers) for answer in answers]
 
     return torch.tensor([shares(row) for row in rows])

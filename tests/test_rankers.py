@@ -38,11 +38,12 @@ def test_gold_knows_right_wrong_unparsed_and_lettered_answers():
     assert scores.dtype == torch.float32
 
 
-def test_gold_gives_nothing_for_a_response_that_was_cut_short():
+def test_a_response_that_was_cut_short_is_wrong_and_has_no_vote():
     texts = row("Answer: 5", "Answer: 5")
     for response, reason in zip(texts["responses"], ("stop", "length")):
         response["finish_reason"] = reason
     assert gold([texts]).tolist() == [[1.0, 0.0]]
+    assert_close(vote([texts]), torch.tensor([[0.5, math.nan]]), equal_nan=True)
 
 
 def test_gold_has_no_score_where_no_answer_is_known():
