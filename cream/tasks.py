@@ -1,4 +1,4 @@
-"""Questions that are made here, without a download: sums for a model from scratch, shifted digits for SmolLM2.
+"""Questions that are made here, without a download: sums for a model from scratch, sorted digits for SmolLM2.
 
 Each source gives {"seed", "prompts", "test"} -> rows, the same ones each time. A question is in one split only.
 """
@@ -16,13 +16,15 @@ def sums():
     return _splits("sums", questions, instruction="")
 
 
-def digits():
-    """Three to each digit of a four-digit number, without a carry: "Shift 4829", "Answer: 7152". A published model does
-    not know this task. The warm-up teaches it to answer directly, by another task: "Sort 4829", "Answer: 2489"."""
-    numbers = ["".join(number) for number in product("123456789", repeat=4) if number[0] != "7"]  # no answer begins with 0
-    shifted = [(f"Shift {number}", number.translate(str.maketrans("123456789", "456789012"))) for number in numbers]
-    ordered = [(f"Sort {number}", "".join(sorted(number))) for number in numbers]
-    return {**_splits("shift", shifted, instruction=""), "warmup": _splits("sort", ordered, instruction="")["seed"]}
+def digits(length=7, count=8000):
+    """The digits of a number in descending order: "Sort 4829135 downwards", "Answer: 9854321". The examples of the
+    base's warm-up are in ascending order, "Sort 4829135", so that M0 knows the form of an answer and not this order."""
+    draw = random.Random("digits")
+    numbers = list(dict.fromkeys("".join(draw.choices("123456789", k=length)) for _ in range(count)))
+    ascending = ["".join(sorted(number)) for number in numbers]
+    down = [(f"Sort {number} downwards", answer[::-1]) for number, answer in zip(numbers, ascending)]
+    up = [(f"Sort {number}", answer) for number, answer in zip(numbers, ascending)]
+    return {**_splits("down", down, instruction=""), "warmup": _splits("up", up, instruction="")["seed"]}
 
 
 def mostly_wrong(rows, count, share, seed):

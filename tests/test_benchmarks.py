@@ -285,7 +285,7 @@ def test_a_source_can_have_another_task_for_the_warm_up(tmp_path):
         "warmup": 3, "seed": 2, "prompts-1": 1, "prompts-2": 1
     }  # fmt: skip
     assert {name: {row["task"] for row in rows} for name, rows in splits.items()} == {
-        "warmup": {"sort"}, **dict.fromkeys(["seed", "prompts-1", "prompts-2", "test"], {"shift"})
+        "warmup": {"up"}, **dict.fromkeys(["seed", "prompts-1", "prompts-2", "test"], {"down"})
     }  # fmt: skip
 
 

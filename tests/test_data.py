@@ -231,15 +231,15 @@ def test_sums_are_asked_without_an_instruction():
     assert ask({**SUMS["test"][0], "instruction": "Be brief."}).endswith("=\nBe brief.")
 
 
-def test_digits_are_shifted_and_for_the_warm_up_sorted():
+def test_digits_are_sorted_downwards_and_for_the_warm_up_upwards():
     rows = read_source("digits")
     questions = [row["question"] for split in rows.values() for row in split]
     assert len(questions) == len(set(questions)) and len(rows["test"]) == len(rows["seed"]) == len(rows["warmup"]) == 1000
     for row in rows["seed"] + rows["prompts"] + rows["test"]:
-        number = row["question"].removeprefix("Shift ")
-        assert row["answer"] == "".join(str((int(digit) + 3) % 10) for digit in number) and row["answer"][0] != "0"
+        number = re.fullmatch(r"Sort ([1-9]{7}) downwards", row["question"])[1]
+        assert list(row["answer"]) == sorted(number, reverse=True)
     for row in rows["warmup"]:
-        assert list(row["answer"]) == sorted(row["question"].removeprefix("Sort "))
+        assert list(row["answer"]) == sorted(re.fullmatch(r"Sort ([1-9]{7})", row["question"])[1])
         assert is_correct(row["response"], row["answer"])
 
 
