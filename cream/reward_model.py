@@ -11,7 +11,8 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
-from cream.data import ask, chat_ids
+from cream.chat import chat_ids
+from cream.data import ask
 from cream.hub import model_folder
 from cream.training import one_gpu, optimiser_settings, train
 
