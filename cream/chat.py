@@ -1,8 +1,11 @@
 """A conversation as token ids, by the model's own chat template: the prompt, the response, and where a turn ends."""
 
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
+
+from jinja2 import TemplateError
 
 from cream.data import ask
 
@@ -19,6 +22,20 @@ class Turn(NamedTuple):
 
     lead: str
     end: int | None
+
+
+def _once_a_template(find):
+    """`find(tokenizer)`, done once for as long as the tokenizer has the same template."""
+    found = WeakKeyDictionary()
+
+    def look_up(tokenizer):
+        template, value = found.get(tokenizer, (None, None))
+        if value is None or template != tokenizer.chat_template:
+            value = find(tokenizer)
+            found[tokenizer] = tokenizer.chat_template, value
+        return value
+
+    return look_up
 
 
 def prompt_ids(tokenizer, row):
@@ -53,15 +70,20 @@ def end_of_turn(tokenizer):
     return end
 
 
-_turns = WeakKeyDictionary()  # tokenizer -> its template and the Turn by it
-
-
+@_once_a_template
 def turn_of(tokenizer):
-    template, turn = _turns.get(tokenizer, (None, None))
-    if turn is None or template != tokenizer.chat_template:
-        turn = _find_turn(tokenizer)
-        _turns[tokenizer] = tokenizer.chat_template, turn
-    return turn
+    if tokenizer.chat_template is None:
+        return Turn("", tokenizer.eos_token_id)
+    prompt, whole = chat_text(tokenizer, QUESTION), chat_text(tokenizer, QUESTION, REPLY)
+    before, reply, after = whole.rpartition(REPLY)
+    if not reply:
+        raise ValueError("the chat template leaves the assistant's reply out: mend it in the model's folder")
+    behind = _ids(tokenizer, after.lstrip())[:1]
+    known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    end = behind[0] if behind and behind[0] in known else tokenizer.eos_token_id
+    if before.startswith(prompt):
+        return Turn(_as_in_context(tokenizer, prompt, before[len(prompt) :]), end)
+    return Turn("\n</think>\n\n" if thinks(prompt) else "", end)
 
 
 def thinks(text):
@@ -105,29 +127,27 @@ def _apply(tokenizer, message, reply, **settings):
     turns = [{"role": "user", "content": message}]
     if reply is not None:
         turns.append({"role": "assistant", "content": reply})
+    if _takes_parts(tokenizer):
+        turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
     settings = {**dict.fromkeys(THINKING, False), "strftime_now": DAY.strftime, **settings}
     return tokenizer.apply_chat_template(turns, add_generation_prompt=reply is None, **settings)
+
+
+@_once_a_template
+def _takes_parts(tokenizer):
+    """Whether the template takes a message as a list of texts and images alone, as some of models with images do."""
+    for parts in (False, True):
+        content = [{"type": "text", "text": QUESTION}] if parts else QUESTION
+        with suppress(TemplateError):
+            if QUESTION in tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False):
+                return parts
+    raise ValueError("the chat template leaves the user's message out, or fails on one without a system message: mend it")
 
 
 def _answers_to(tokenizer, switch):
     """Whether the prompt depends on a switch of that name."""
     on, off = (chat_text(tokenizer, QUESTION, **{switch: value}) for value in (True, False))
     return on != off
-
-
-def _find_turn(tokenizer):
-    if tokenizer.chat_template is None:
-        return Turn("", tokenizer.eos_token_id)
-    prompt, whole = chat_text(tokenizer, QUESTION), chat_text(tokenizer, QUESTION, REPLY)
-    before, reply, after = whole.rpartition(REPLY)
-    if not reply:
-        raise ValueError("the chat template leaves the assistant's reply out: mend it in the model's folder")
-    behind = _ids(tokenizer, after.lstrip())[:1]
-    known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-    end = behind[0] if behind and behind[0] in known else tokenizer.eos_token_id
-    if before.startswith(prompt):
-        return Turn(_as_in_context(tokenizer, prompt, before[len(prompt) :]), end)
-    return Turn("\n</think>\n\n" if thinks(prompt) else "", end)
 
 
 def _as_in_context(tokenizer, prompt, lead):
