@@ -144,18 +144,17 @@ def _try_sharing(model, inner):
     alone = [(prompt, [response]) for prompt, several in rows for response in several]
     with measured(model):
         sums = torch.stack([_plain_sum(model, prompt, response) for prompt, [response] in alone])
+        rounding = (_score(model, alone, shared=False) - sums).abs().max()
+        if not rounding <= tolerance(inner.dtype):  # NaN too
+            raise ValueError(
+                f"{inner.config.model_type} is no causal language model: a token's log-prob changes by what stands behind "
+                "it: take another model.base"
+            )
         try:
-            if (_score(model, rows, shared=True) - sums).abs().max() <= tolerance(inner.dtype) / 10:
-                return True
+            off = (_score(model, rows, shared=True) - sums).abs().max()
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # it does not take such a mask
-            pass
-        off = (_score(model, alone, shared=False) - sums).abs().max()
-    if not off <= tolerance(inner.dtype):
-        raise ValueError(
-            f"{type(inner).__name__} is no causal language model: a token's log-prob changes by what stands behind it "
-            f"(by up to {off:.3f} nats): take another model.base"
-        )
-    return False
+            return False
+    return bool(off <= max(tolerance(inner.dtype) / 10, 8 * rounding))
 
 
 def _plain_sum(model, prompt, response):

@@ -199,8 +199,9 @@ def trial(model, lengths):
 
 
 def tolerance(dtype):
-    """How far (nats) two ways of computing a log-prob may differ by rounding."""
-    return 1e-3 if dtype in (torch.float32, torch.float64) else 0.25
+    """How far (nats) two ways of computing log-probs may differ by rounding: in bf16, SmolLM2's did by up to 0.7, and by
+    4 or more where it read pads."""
+    return 1e-3 if dtype in (torch.float32, torch.float64) else 2.0
 
 
 @contextmanager
