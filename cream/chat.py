@@ -46,9 +46,11 @@ def prompt_ids(tokenizer, row):
 def response_ids(tokenizer, row):
     """The token ids of a worked example's response, as the model is to write it behind the prompt: the end of the turn
     included, and an empty thought before it where the prompt leaves one to be written."""
-    lead, _ = turn_of(tokenizer)
-    lead = "" if row["response"].lstrip().startswith("<think>") else lead
-    return tokenizer(lead + row["response"], add_special_tokens=False)["input_ids"] + [end_of_turn(tokenizer)]
+    lead, text = turn_of(tokenizer).lead, row["response"]
+    if text.lstrip().startswith("<think>"):  # it has a thought of its own, which the prompt may have opened
+        begun = lead.lstrip().startswith("</think>")
+        lead, text = "", text.lstrip().removeprefix("<think>").lstrip("\n") if begun else text
+    return _ids(tokenizer, lead + text) + [end_of_turn(tokenizer)]
 
 
 def chat_ids(tokenizer, message, reply=None):
@@ -101,14 +103,13 @@ def set_thinking(tokenizer, thinking):
     begun = thinks(chat_text(tokenizer, QUESTION, **dict.fromkeys(THINKING, thinking)))
     if thinking and switch is None and not begun:
         raise ValueError(
-            "the chat template has no switch for thinking: set model.thinking to false in params.yaml, or take a model that thinks"
+            "the chat template has no switch for thinking: set model.thinking to false in params.yaml, or take a model "
+            "that thinks"
         )
-    template = tokenizer.get_chat_template()
-    if switch:
-        tokenizer.chat_template = f"{{%- set {switch} = {str(thinking).lower()} -%}}\n" + template
-    if begun and not thinking:
-        end = "\\n</think>\\n\\n"
-        tokenizer.chat_template += f'{{%- if add_generation_prompt -%}}{{{{ "{end}" }}}}{{%- endif -%}}'
+    before = f"{{%- set {switch} = {str(thinking).lower()} -%}}\n" if switch else ""
+    behind = '{%- if add_generation_prompt -%}{{ "\\n</think>\\n\\n" }}{%- endif -%}' if begun and not thinking else ""
+    if before or behind:
+        tokenizer.chat_template = before + tokenizer.get_chat_template() + behind
 
 
 def check_context(tokenizer, rows, max_new_tokens, context):
@@ -138,10 +139,12 @@ def _takes_parts(tokenizer):
     """Whether the template takes a message as a list of texts and images alone, as some of models with images do."""
     for parts in (False, True):
         content = [{"type": "text", "text": QUESTION}] if parts else QUESTION
-        with suppress(TemplateError):
+        with suppress(TemplateError, TypeError):
             if QUESTION in tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False):
                 return parts
-    raise ValueError("the chat template leaves the user's message out, or fails on one without a system message: mend it")
+    raise ValueError(
+        "the chat template leaves the user's message out, or fails on one without a system message: mend it"
+    )
 
 
 def _answers_to(tokenizer, switch):

@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from cream.models import PLAIN, attention_span, base_of, check_positions, load_models, measured, tolerance, trial
+from cream.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
+from cream.models import base_of, load_models
 from cream.workers import spread
 
 

@@ -13,20 +13,9 @@ from torch.nn.functional import pad
 from tqdm import tqdm
 from transformers import GenerationConfig
 
+from cream.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.chat import end_of_turn
-from cream.models import (
-    PLAIN,
-    attention_span,
-    base_of,
-    check_positions,
-    dtype_of,
-    fast_dtype,
-    load_model,
-    load_tokenizer,
-    measured,
-    tolerance,
-    trial,
-)
+from cream.models import base_of, dtype_of, fast_dtype, load_model, load_tokenizer
 from cream.workers import spread
 
 
@@ -199,7 +188,7 @@ def reader_for(model):
         return Padded
     if model not in _readers:
         with measured(model):
-            _readers[model] = next(reader for reader in (Padded, Cached, Anew) if reader is Anew or _fits(reader, model))
+            _readers[model] = next((reader for reader in (Padded, Cached) if _fits(reader, model)), Anew)
     return _readers[model]
 
 
@@ -207,7 +196,7 @@ def _fits(reader, model):
     """Whether the logits of two responses to each of two prompts, of which one soon ends, are right at each step. The
     texts are longer than the window of attention, if that is short."""
     span = attention_span(model.config)
-    length = min(span if span < 64 else 4, 64) + 3
+    length = 3 + (span if span < 64 else 4)
     prompts = trial(model, (length, length if reader is Cached else length - 3))
     script = torch.tensor(trial(model, (6,) * 4), device=model.device)
     script[1, 1] = end = int(next(token for token in range(7 * 4) if token not in script.flatten().tolist()))
@@ -323,8 +312,9 @@ def _batch_size(model, tokens):
     """How many sequences of so many tokens to write at once: as many as leave half of the free memory when their keys
     and values are kept, up to 512, and on a CPU up to 256."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
-    size = getattr(config, "head_dim", None) or config.hidden_size // (getattr(config, "num_attention_heads", None) or 1)
+    queries = getattr(config, "num_attention_heads", None) or 1  # none: as wide as the model
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    size = getattr(config, "head_dim", None) or config.hidden_size // queries
     sequence = tokens * 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
     if model.device.type == "cpu":
         free, most = psutil.virtual_memory().available, 256

@@ -5,10 +5,10 @@ Everything is compared with a plain loop: one sequence, nothing masked, no cache
 
 import torch
 
+from cream.architectures import measured, tolerance
 from cream.chat import chat_text, end_of_turn, prompt_ids, response_ids, thinks, turn_of
 from cream.data import ask
 from cream.logprobs import response_logprobs, shares_prompts
-from cream.models import measured, tolerance
 from cream.sampling import Anew, Cached, Padded, generate, reader_for
 
 TOKENS = 4  # of a written response
@@ -47,9 +47,13 @@ def _check_template(tokenizer, row):
     message, ids = ask(row), prompt_ids(tokenizer, row)
     prompt, whole = chat_text(tokenizer, message), chat_text(tokenizer, message, "Five.")
     if message.strip() not in prompt:
-        raise ValueError(f"the chat template changes what the user writes (row {row['id']}): take one that leaves it as it is")
+        raise ValueError(
+            f"the chat template changes what the user writes (row {row['id']}): take one that leaves it as it is"
+        )
     if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
-        raise ValueError(f"the chat template writes the start token {tokenizer.bos_token} twice: take one of them out of it")
+        raise ValueError(
+            f"the chat template writes the start token {tokenizer.bos_token} twice: take one of them out of it"
+        )
     if thinks(prompt + turn_of(tokenizer).lead):
         raise ValueError("the chat template leaves a thought open where the response begins: end it there")
     shown = prompt.split("<think>")[0].rstrip()  # a thought that the template begins is not part of what it shows later
@@ -65,7 +69,9 @@ def _check_scoring(model, prompts, responses):
     ours = response_logprobs(model, *zip(*pairs))
     off = max(abs(sum(_plain(model, *pair)) - ours[i].item()) for i, pair in enumerate(pairs))
     if not off <= tolerance(model.dtype):
-        raise ValueError(f"the log-probs of responses are wrong by up to {off:.3f} nats for this architecture: take another")
+        raise ValueError(
+            f"the log-probs of responses are wrong by up to {off:.3f} nats for this architecture: take another"
+        )
 
 
 def _check_writing(model, tokenizer, prompts):
@@ -74,7 +80,9 @@ def _check_writing(model, tokenizer, prompts):
         best = [logits.max().item() for logits in _logits(model, prompt, row["tokens"])]
         off = max(a - b for a, b in zip(best, _plain(model, prompt, row["tokens"])))
         if not off <= tolerance(model.dtype):
-            raise ValueError(f"responses are not written as the model would (by {off:.3f} nats): take another architecture")
+            raise ValueError(
+                f"responses are not written as the model would (by {off:.3f} nats): take another architecture"
+            )
 
 
 def _logits(model, prompt, response):

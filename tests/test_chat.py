@@ -37,7 +37,9 @@ def test_a_prompt_that_leaves_too_little_context_is_named(tokenizer):
     length = len(prompt_ids(tokenizer, ROW))
     check_context(tokenizer, [ROW], 10, length + 10)
     check_context(tokenizer, [ROW], 10**9, None)
-    with pytest.raises(ValueError, match=rf"the prompt q1 has {length} tokens; with 10 of a response .* context of {length + 9}"):
+    with pytest.raises(
+        ValueError, match=rf"the prompt q1 has {length} tokens; with 10 of a response .* context of {length + 9}"
+    ):
         check_context(tokenizer, [{**ROW, "id": "q0", "question": "?"}, ROW], 10, length + 9)
 
 
@@ -127,7 +129,9 @@ def test_a_space_before_the_reply_is_taught():
 
 def test_a_changed_template_is_read_anew(tokenizer):
     assert turn_of(tokenizer).lead == ""
-    tokenizer.chat_template = tokenizer.chat_template.replace("{{ message['content'] }}", "{{ '>' + message['content'] }}")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ message['content'] }}", "{{ '>' + message['content'] }}"
+    )
     assert tokenizer.decode(response_ids(tokenizer, SEED)).startswith(">Answer: 2")
 
 
@@ -161,10 +165,14 @@ def test_thinking_is_off_unless_it_is_asked_for(name, off, on, tmp_path):
         tokenizer = template_tokenizer(name)
         set_thinking(tokenizer, thinking)
         tokenizer.save_pretrained(tmp_path / str(thinking))
-        saved = type(tokenizer).from_pretrained(tmp_path / str(thinking))  # every later stage, and other programs, agree
+        saved = type(tokenizer).from_pretrained(
+            tmp_path / str(thinking)
+        )  # every later stage, and other programs, agree
         for each in (tokenizer, saved):
             assert tokenizer.decode(prompt_ids(each, ROW)).endswith(ending)
-            plain = each.apply_chat_template([{"role": "user", "content": ask(ROW)}], tokenize=False, add_generation_prompt=True)
+            plain = each.apply_chat_template(
+                [{"role": "user", "content": ask(ROW)}], tokenize=False, add_generation_prompt=True
+            )
             assert plain.endswith(ending)
 
 
@@ -182,6 +190,13 @@ def test_a_thought_of_a_worked_response_is_kept():
     set_thinking(tokenizer, True)
     thought = {**ROW, "response": "<think>\n1 + 1\n</think>\n\nAnswer: 2"}
     assert tokenizer.decode(response_ids(tokenizer, thought)) == thought["response"] + "<|im_end|>"
+
+
+def test_a_thought_that_the_prompt_opens_is_not_opened_twice():
+    tokenizer = template_tokenizer("deepseek_r1_distill")
+    set_thinking(tokenizer, True)
+    text = spoken(tokenizer, {**ROW, "response": "<think>\n1 + 1\n</think>\n\nAnswer: 2"})
+    assert text.endswith("<｜Assistant｜><think>\n1 + 1\n</think>\n\nAnswer: 2<｜end▁of▁sentence｜>")
 
 
 def test_a_template_that_needs_a_system_message_is_refused():

@@ -36,8 +36,11 @@ def test_a_model_that_does_not_stop_where_a_turn_ends_is_refused():
 
 LOOP = "{% for m in messages %}"
 FAULTS = {
-    "writes the start token <s> twice": "{{ bos_token }}" + LOOP + "{{ bos_token if loop.first }}{{ m['content'] }}<|endoftext|>{% endfor %}",
-    "changes what the user writes": LOOP + "{{ m['content'] | replace(' ', '_') if '2 + 3' not in m['content'] else m['content'] }}<|endoftext|>{% endfor %}",
+    "writes the start token <s> twice": "{{ bos_token }}"
+    + LOOP
+    + "{{ bos_token if loop.first }}{{ m['content'] }}<|endoftext|>{% endfor %}",
+    "changes what the user writes": LOOP
+    + "{{ m['content'] | replace(' ', '_') if '2 + 3' not in m['content'] else m['content'] }}<|endoftext|>{% endfor %}",
     "is not how the conversation with its reply begins": LOOP
     + "{{ m['content'] }}<|endoftext|>{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}",
     "leaves the user's message out": "Hello",
@@ -54,7 +57,9 @@ def test_what_is_wrong_with_a_template_is_said(says):
 
 def test_wrong_log_probs_and_responses_are_seen(model, tokenizer, monkeypatch):
     scored, written = selftest.response_logprobs, selftest.generate
-    monkeypatch.setattr(selftest, "response_logprobs", lambda *pairs: scored(*pairs) + torch.tensor([0.0, 0.01, 0.0, 0.0]))
+    monkeypatch.setattr(
+        selftest, "response_logprobs", lambda *pairs: scored(*pairs) + torch.tensor([0.0, 0.01, 0.0, 0.0])
+    )
     with pytest.raises(ValueError, match="log-probs of responses are wrong by up to 0.010 nats"):
         check_base(model, tokenizer, ROWS)
     monkeypatch.setattr(selftest, "response_logprobs", scored)
