@@ -1,11 +1,7 @@
 """reports/architectures.md, a row a test: each holds, and is what is found now."""
 
 import pytest
-import torch
-from architectures import ARCHITECTURES, PAGE, PROMPTS, RESPONSES, measure, plain_sum, table, tiny
-
-from cream.logprobs import response_logprobs
-from cream.sampling import generate
+from architectures import ARCHITECTURES, PAGE, measure, table
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
