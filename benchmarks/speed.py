@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from trl import DPOConfig, DPOTrainer
 
-from cream.data import prompt_ids
+from cream.chat import prompt_ids
 from cream.files import read_rows, write_json
 from cream.logprobs import response_logprobs, score
 from cream.models import base_of, fast_dtype, load_model, load_tokenizer, save_model

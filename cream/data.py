@@ -88,38 +88,6 @@ def plain(text):
     return " ".join(text.lower().split())
 
 
-def prompt_ids(tokenizer, row):
-    """The token ids of the chat prompt, up to where the assistant begins to write."""
-    return chat_ids(tokenizer, ask(row))
-
-
-def response_ids(tokenizer, row):
-    """The token ids of a worked example's response, the end token included."""
-    return tokenizer(row["response"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-
-
-def chat_ids(tokenizer, message, reply=None):
-    """The token ids of a user's message by the model's own template, with the reply or up to where it begins."""
-    turns = [{"role": "user", "content": message}]
-    if reply is not None:
-        turns.append({"role": "assistant", "content": reply})
-    return list(
-        tokenizer.apply_chat_template(turns, add_generation_prompt=reply is None, return_dict=True)["input_ids"]
-    )
-
-
-def check_context(tokenizer, rows, max_new_tokens, context):
-    """A ValueError if a prompt and its response may not fit the model's context (None: unlimited)."""
-    for row in rows:
-        length = len(prompt_ids(tokenizer, row))
-        response = max(max_new_tokens, len(response_ids(tokenizer, row)) if "response" in row else 0)
-        if context is not None and length + response > context:
-            raise ValueError(
-                f"the prompt {row['id']} has {length} tokens; with {response} of a response it exceeds the model's "
-                f"context of {context}: shorten or remove it, or lower max_new_tokens in params.yaml"
-            )
-
-
 def _read_split(path, fields):
     if not path.exists():
         raise ValueError(f"{path} does not exist: data.source in params.yaml must name a folder that holds it")

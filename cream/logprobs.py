@@ -3,12 +3,14 @@
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from cream.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.models import base_of, load_models
 from cream.workers import spread
 
@@ -66,27 +68,42 @@ def response_logprobs(model, prompts, responses, max_tokens=1024, progress=None)
     pass (None: all in one). `progress` names a progress bar; without it there is none.
 
     The responses to one prompt share it: they stand in one row behind it, each seeing the prompt and itself, each with
-    its own positions. A (prompt, response) that stands twice is scored once, so identical responses tie exactly.
-    Pads are found by lengths, so a pad token that is also the end token does no harm.
+    its own positions. Where the architecture mixes tokens in a way that knows no mask, or sees less than the longest
+    text at a time, each stands in a row of its own (see `shares_prompts`). A (prompt, response) that stands twice is
+    scored once, so identical responses tie exactly. Pads are found by lengths, so a pad token that is also the end token
+    does no harm.
     """
     wanted = list(zip(map(tuple, prompts), map(tuple, responses), strict=True))
     if not all(prompt and response for prompt, response in wanted):
         raise ValueError("a prompt or a response has no tokens, so it has no log-prob")
-    groups = {}
-    for prompt, response in wanted:
-        groups.setdefault(prompt, {})[response] = None  # a dict keeps the order and drops repeats
-    rows = [(prompt, list(distinct)) for prompt, distinct in groups.items()]
+    rows, shared = _rows_of(model, wanted)
 
     index, sums = {}, []
     with tqdm(
         total=sum(len(distinct) for _, distinct in rows), desc=progress, unit="response", disable=not progress
     ) as bar:
         for batch in _batches_by_length(rows, max_tokens):
-            sums.append(_score(model, batch))
+            sums.append(_score(model, batch, shared))
             for pair in [(prompt, response) for prompt, distinct in batch for response in distinct]:
                 index[pair] = len(index)
                 bar.update()
     return torch.cat(sums)[[index[pair] for pair in wanted]]
+
+
+def _rows_of(model, wanted):
+    """Each prompt with its different responses, in the order given, and whether these can stand in one row behind it. If
+    not, a prompt comes once for each of its responses."""
+    config = getattr(model, "module", model).config  # out of what trains it in several processes
+    together = {}
+    for prompt, response in wanted:
+        together.setdefault(prompt, {})[response] = None  # a dict keeps the order and drops repeats
+    rows = [(prompt, list(distinct)) for prompt, distinct in together.items()]
+    alone = [(prompt, [response]) for prompt, distinct in rows for response in distinct]
+    check_positions(config, max(map(_length, alone), default=0))
+    # Some count the tokens that they see at a time by places in the row, so a whole row must be in sight.
+    longest = max(map(_length, alone if config.model_type in PLAIN else rows), default=0)
+    shared = longest <= attention_span(config) and shares_prompts(model)
+    return (rows, True) if shared else (alone, False)
 
 
 def _batches_by_length(rows, max_tokens):
@@ -103,15 +120,60 @@ def _length(row):
     return len(prompt) + sum(map(len, responses))
 
 
-def _score(model, rows, fused=True):
-    """The sums of one forward pass, row by row, response by response."""
+_shares = WeakKeyDictionary()  # model -> whether it was found to share prompts
+
+
+def shares_prompts(model):
+    """Whether the responses to a prompt can stand in one row behind it.
+
+    A mask and positions keep them apart in attention. Recurrent states, convolutions, attention by the place in the row
+    (ALiBi) and other ways know neither, so a model is tried once on random tokens: it must give what it gives to one
+    sequence at a time. A ValueError where it does not do so for one response a row either: then what comes behind a
+    token changes its log-prob.
+    """
+    inner = getattr(model, "module", model)
+    if inner.config.model_type in PLAIN:
+        return True
+    if inner not in _shares:
+        _shares[inner] = _try_sharing(model, inner)
+    return _shares[inner]
+
+
+def _try_sharing(model, inner):
+    prompts, responses = trial(inner, (6, 3)), trial(inner, (8, 5, 8))
+    rows = [(prompts[0], responses), (prompts[1], responses[:2])]
+    alone = [(prompt, [response]) for prompt, several in rows for response in several]
+    with measured(model):
+        sums = torch.stack([_plain_sum(model, prompt, response) for prompt, [response] in alone])
+        rounding = (_score(model, alone, shared=False) - sums).abs().max()
+        if not rounding <= tolerance(inner.dtype):  # NaN too
+            raise ValueError(
+                f"{inner.config.model_type} is no causal language model: a token's log-prob changes by what stands behind "
+                "it: take another model.base"
+            )
+        try:
+            off = (_score(model, rows, shared=True) - sums).abs().max()
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # it does not take such a mask
+            return False
+    return bool(off <= max(tolerance(inner.dtype) / 10, 8 * rounding))
+
+
+def _plain_sum(model, prompt, response):
+    """The log-prob of one response as anyone would compute it: one sequence, nothing masked, no pads."""
+    ids = torch.tensor([[*prompt, *response]], device=next(model.parameters()).device)
+    logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+    return logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None]).sum()
+
+
+def _score(model, rows, shared, fused=True):
+    """The sums of one forward pass, row by row, response by response. Without `shared`, a row holds one response, and
+    needs neither mask nor positions: pads come behind it."""
     ids, positions, segments, predictors = zip(*(_lay_out(*row) for row in rows))
     ids, positions = (pad_sequence(list(x), batch_first=True) for x in (ids, positions))
     segments = pad_sequence(list(segments), batch_first=True, padding_value=-1)
     predictors = pad_sequence(list(predictors), batch_first=True)
     device = next(model.parameters()).device
     inner = getattr(model, "module", model)  # out of what trains it in several processes
-    _check_window(inner.config, positions.max().item() + 1)
 
     row, token = (segments > 0).nonzero(as_tuple=True)
     row, predictor, target = (x.to(device) for x in (row, predictors[row, token], ids[row, token]))
@@ -123,15 +185,13 @@ def _score(model, rows, fused=True):
         made.append(_log_probs(linear, hidden, target) if fused else linear(hidden))
         return made[-1]
 
+    inputs = {"input_ids": ids.to(device), "use_cache": False}
+    if shared:
+        inputs |= {"position_ids": positions.to(device), "attention_mask": _visible(segments.to(device), inner)}
     with _in_place_of(head, log_probs):
-        output = model(
-            input_ids=ids.to(device),
-            position_ids=positions.to(device),
-            attention_mask=_visible(segments.to(device), inner),
-            use_cache=False,
-        ).logits
+        output = model(**inputs).logits
     if fused and not torch.equal(output, made[0]):  # this architecture scales or caps its logits afterwards
-        return _score(model, rows, fused=False)
+        return _score(model, rows, shared, fused=False)
     logprobs = output if fused else _log_probs(torch.nn.Identity(), output, target)
 
     lengths = torch.tensor([len(response) for _, responses in rows for response in responses], device=device)
@@ -162,15 +222,6 @@ def _log_probs(linear, hidden, targets, chunk=256):
 
     chunks = zip(hidden.split(chunk), targets.split(chunk))
     return torch.cat([checkpoint(of_chunk, *each, use_reentrant=False) for each in chunks])
-
-
-def _check_window(config, length):
-    window = getattr(config, "sliding_window", None)
-    if window and length > window:
-        raise ValueError(
-            f"a prompt with its response has {length} tokens, and the model sees {window} at a time (its sliding "
-            "window): leave long prompts out or lower max_new_tokens"
-        )
 
 
 def _lay_out(prompt, responses):

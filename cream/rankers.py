@@ -12,7 +12,8 @@ import torch
 from tqdm import tqdm
 
 from cream.answers import extract, finished_text, is_correct
-from cream.data import ask, chat_ids
+from cream.chat import chat_ids
+from cream.data import ask
 from cream.logprobs import response_logprobs
 
 # The additive scale of Self-Rewarding Language Models (Yuan et al. 2024, arXiv 2401.10020), in our words. The score

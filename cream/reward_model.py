@@ -11,8 +11,10 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
-from cream.data import ask, chat_ids
+from cream.chat import chat_ids
+from cream.data import ask
 from cream.hub import model_folder
+from cream.models import UnfitWeights, load_weights
 from cream.training import one_gpu, optimiser_settings, train
 
 
@@ -45,17 +47,18 @@ def fetch_reward_model(base, revision=None, root="."):
     try:
         folder = model_folder(base, revision, root)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        model = load_weights(AutoModelForSequenceClassification, folder, named, dtype="auto")
+    except UnfitWeights as error:  # a language model's, say, whose reward head would be random
+        raise ValueError(
+            f"{named} is no reward model: give a sequence classifier with one label, or 'trained' ({error})"
+        ) from None
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
             f"{named} could not be loaded: {reason} Give a folder that holds a sequence classifier's safetensors "
             "weights and a tokenizer, a Hub id that this machine can reach, or 'trained'."
         ) from None
-    # A language model loads too, with a new and random head.
-    if model.config.num_labels != 1 or report["missing_keys"]:
+    if model.config.get_text_config().num_labels != 1:
         raise ValueError(f"{named} is no reward model: give a sequence classifier with one label, or 'trained'")
     if tokenizer.chat_template is None:
         raise ValueError(f"{named} has no chat template: add the one it was trained with to its tokenizer")

@@ -3,7 +3,9 @@
 import json
 import os
 from functools import partial
+from itertools import groupby
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import psutil
 import torch
@@ -11,6 +13,8 @@ from torch.nn.functional import pad
 from tqdm import tqdm
 from transformers import GenerationConfig
 
+from cream.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
+from cream.chat import end_of_turn
 from cream.models import base_of, dtype_of, fast_dtype, load_model, load_tokenizer
 from cream.workers import spread
 
@@ -66,39 +70,42 @@ def generate(
     `batch_size` is the number of responses written at once (None: what the free memory holds).
     `progress` names a progress bar; without it there is none.
     """
-    torch.manual_seed(seed)
-    ends = _end_tokens(model.generation_config)
-    # Prompts of like length share a batch, so there is little padding; answers go back to the order given.
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     length = max(map(len, prompts), default=0) + max_new_tokens
+    check_positions(model.config, length)
+    ends = _end_tokens(model.generation_config, tokenizer)
+    reader = reader_for(model)
+    torch.manual_seed(seed)
     size = max(1, (batch_size or _batch_size(model, length)) // responses)
+    choose = partial(draw, temperature=temperature, top_p=top_p)
     rows = [[] for _ in prompts]
     with tqdm(total=len(prompts) * responses, desc=progress, unit="response", disable=not progress) as bar:
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
-            written = _write(model, [prompts[i] for i in batch], responses, temperature, top_p, max_new_tokens, ends)
-            for k, tokens in enumerate(written):
+        for batch in _batches(prompts, size, mixed=reader is Padded):
+            reading = reader(model, [prompts[i] for i in batch], responses)
+            for k, tokens in enumerate(_write(reading, choose, max_new_tokens, ends)):
                 rows[batch[k // responses]].append(_response(tokens, ends, tokenizer))
                 bar.update()
     return rows
 
 
-def _write(model, prompts, responses, temperature, top_p, max_new_tokens, ends):
+def _batches(prompts, size, mixed):
+    """The numbers of the prompts in batches. Prompts of like length share one, so there is little padding; without
+    `mixed`, prompts of one length."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    groups = [order] if mixed else [list(group) for _, group in groupby(order, key=lambda i: len(prompts[i]))]
+    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+
+def _write(reading, choose, max_new_tokens, ends):
     """The tokens of each response, prompt after prompt; what follows an end token has no meaning.
 
-    A prompt is computed once for all of its responses, and a response that has ended is soon computed no further.
+    `reading` is one of the three below, `choose` draws the next tokens from logits. A response that has ended is soon
+    computed no further.
     """
-    ids, mask = _left_padded(prompts, model.device)
-    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, use_cache=True)
-    cache, logits = output.past_key_values, output.logits[:, -1]
-    cache.batch_repeat_interleave(responses)
-    mask, positions, logits = (x.repeat_interleave(responses, dim=0) for x in (mask, positions[:, -1:], logits))
-
+    logits = reading.logits
     written = [[] for _ in logits]
     running, ended = list(range(len(written))), set()  # which response each row of the batch is
     for left in reversed(range(max_new_tokens)):
-        tokens = draw(logits, temperature, top_p)
+        tokens = choose(logits)
         for i, token in zip(running, tokens.tolist()):
             written[i].append(token)
             if token in ends:
@@ -107,13 +114,110 @@ def _write(model, prompts, responses, temperature, top_p, max_new_tokens, ends):
         if not going or not left:
             break
         if len(going) <= 0.9 * len(running):  # not for each: to leave rows out costs a copy of the cache
-            running, going = [running[row] for row in going], torch.tensor(going, device=model.device)
-            cache.batch_select_indices(going)
-            mask, positions, tokens = mask[going], positions[going], tokens[going]
-        mask, positions = pad(mask, (0, 1), value=1), positions + 1
-        output = model(input_ids=tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache)
-        logits = output.logits[:, -1]
+            running, going = [running[row] for row in going], torch.tensor(going, device=tokens.device)
+            reading.keep(going)
+            tokens = tokens[going]
+        logits = reading.read(tokens)
     return written
+
+
+class Padded:
+    """Prompts of any lengths, each computed once for all of its responses, with pads before the shorter ones that a mask
+    hides. `logits` are those of the first token of each response."""
+
+    def __init__(self, model, prompts, responses):
+        ids, mask = _left_padded(prompts, model.device)
+        positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+        output = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, use_cache=True)
+        self.model, self.cache, self.logits = model, output.past_key_values, output.logits[:, -1]
+        self.mask, self.positions = mask, positions[:, -1:]
+        self.keep(torch.arange(len(ids), device=model.device).repeat_interleave(responses))
+        self.logits = self.logits.repeat_interleave(responses, dim=0)
+
+    def keep(self, rows):
+        """The rows of the batch with these numbers, which may come several times."""
+        self.cache.reorder_cache(rows)
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
+
+    def read(self, tokens):
+        """The logits after one more token for each row."""
+        self.mask, self.positions = pad(self.mask, (0, 1), value=1), self.positions + 1
+        inputs = {"attention_mask": self.mask, "position_ids": self.positions}
+        return self.model(input_ids=tokens[:, None], **inputs, past_key_values=self.cache).logits[:, -1]
+
+
+class Cached:
+    """As `Padded`, for prompts of one length: no pads, no mask, no positions, for architectures that read pads."""
+
+    def __init__(self, model, prompts, responses):
+        output = model(input_ids=torch.tensor(prompts, device=model.device), use_cache=True)
+        self.name = "cache_params" if "cache_params" in output else "past_key_values"  # Mamba's has a name of its own
+        self.model, self.cache, self.logits = model, output[self.name], output.logits[:, -1]
+        self.keep(torch.arange(len(prompts), device=model.device).repeat_interleave(responses))
+        self.logits = self.logits.repeat_interleave(responses, dim=0)
+
+    def keep(self, rows):
+        self.cache.reorder_cache(rows)
+
+    def read(self, tokens):
+        return self.model(input_ids=tokens[:, None], **{self.name: self.cache}, use_cache=True).logits[:, -1]
+
+
+class Anew:
+    """As `Cached`, for architectures whose cache cannot be used so: each token computes the whole text again."""
+
+    def __init__(self, model, prompts, responses):
+        self.model, self.ids = model, torch.tensor(prompts, device=model.device).repeat_interleave(responses, dim=0)
+        self.logits = model(input_ids=self.ids, use_cache=False).logits[:, -1]
+
+    def keep(self, rows):
+        self.ids = self.ids[rows]
+
+    def read(self, tokens):
+        self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+        return self.model(input_ids=self.ids, use_cache=False).logits[:, -1]
+
+
+_readers = WeakKeyDictionary()  # model -> the first of the three that was right for it
+
+
+def reader_for(model):
+    """How a model writes: as fast as it can so that the logits are those of the whole text computed at once. Tried once
+    on random tokens, because a recurrent state may read pads, and a cache may not come apart by rows."""
+    if model.config.model_type in PLAIN:
+        return Padded
+    if model not in _readers:
+        with measured(model):
+            _readers[model] = next((reader for reader in (Padded, Cached) if _fits(reader, model)), Anew)
+    return _readers[model]
+
+
+def _fits(reader, model):
+    """Whether the logits of two responses to each of two prompts, of which one soon ends, are right at each step. The
+    texts are longer than the window of attention, if that is short."""
+    span = attention_span(model.config)
+    length = 3 + (span if span < 64 else 4)
+    prompts = trial(model, (length, length if reader is Cached else length - 3))
+    script = torch.tensor(trial(model, (6,) * 4), device=model.device)
+    script[1, 1] = end = int(next(token for token in range(7 * 4) if token not in script.flatten().tolist()))
+    running, step, right = torch.arange(4, device=model.device), 0, True
+
+    def choose(logits):
+        nonlocal running, step, right
+        if len(logits) < len(running):
+            running = running[running != 1]
+        texts = [[*prompts[i // 2], *script[i, :step].tolist()] for i in running.tolist()]
+        plain = torch.cat([model(input_ids=torch.tensor([text], device=model.device)).logits[:, -1] for text in texts])
+        off = logits.float().log_softmax(-1) - plain.float().log_softmax(-1)
+        right = right and bool(off.abs().max() <= tolerance(model.dtype))
+        step += 1
+        return script[running, step - 1]
+
+    try:
+        _write(reader(model, prompts, 2), choose, script.shape[1], {end})
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return False
+    return right
 
 
 def draw(logits, temperature, top_p, likeliest=256):
@@ -181,7 +285,8 @@ def generate_with_vllm(
 
     torch.manual_seed(seed)  # the engine draws in this process
     base = base_of(folder)
-    ends = _end_tokens(GenerationConfig.from_pretrained(base))
+    tokenizer = load_tokenizer(folder)
+    ends = _end_tokens(GenerationConfig.from_pretrained(base), tokenizer)
     settings = SamplingParams(
         n=responses,
         temperature=temperature,
@@ -196,7 +301,6 @@ def generate_with_vllm(
         lora_request=LoRARequest("policy", 1, str(folder)) if base != Path(folder) else None,
         use_tqdm=bool(progress),
     )
-    tokenizer = load_tokenizer(folder)
     rows = [[_response(list(output.token_ids), ends, tokenizer) for output in request.outputs] for request in written]
     if logprobs:
         for row, output in zip(sum(rows, []), [output for request in written for output in request.outputs]):
@@ -207,9 +311,10 @@ def generate_with_vllm(
 def _batch_size(model, tokens):
     """How many sequences of so many tokens to write at once: as many as leave half of the free memory when their keys
     and values are kept, up to 512, and on a CPU up to 256."""
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    config = model.config.get_text_config()
+    queries = getattr(config, "num_attention_heads", None) or 1  # none: as wide as the model
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    size = getattr(config, "head_dim", None) or config.hidden_size // queries
     sequence = tokens * 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
     if model.device.type == "cpu":
         free, most = psutil.virtual_memory().available, 256
@@ -218,11 +323,12 @@ def _batch_size(model, tokens):
     return max(1, min(most, free // 2 // sequence))
 
 
-def _end_tokens(config):
+def _end_tokens(config, tokenizer):
+    """All that ends a response: what the model names, and the end of a turn in the chat template, which SFT teaches."""
     ends = config.eos_token_id
     if ends is None:
         raise ValueError("the model names no end token: set eos_token_id in its generation_config.json")
-    return set(ends) if isinstance(ends, list) else {ends}
+    return {*(ends if isinstance(ends, list) else [ends]), end_of_turn(tokenizer)}
 
 
 def _left_padded(prompts, device):
@@ -238,6 +344,6 @@ def _response(tokens, ends, tokenizer):
     tokens = tokens[:length]
     return {
         "tokens": tokens,
-        "text": tokenizer.decode(tokens, skip_special_tokens=True),
+        "text": tokenizer.decode(tokens[:-1] if length else tokens, skip_special_tokens=True),
         "finish_reason": "stop" if length else "length",
     }

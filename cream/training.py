@@ -5,11 +5,13 @@ the same weight, however many processes share it.
 """
 
 import os
+import re
 
 import pandas as pd
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -49,12 +51,28 @@ def train_preferences(model, tokenizer, pairs, settings, seed):
 def sft_trainer(model, rows, settings, seed, lora=None, dtype=torch.float32):
     """What `fine_tune` trains with."""
     if lora:
-        model = get_peft_model(model, LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"]))
+        model = get_peft_model(model, adapter_config(model, lora))
     config = one_gpu(TrainingArguments(**optimiser_settings(settings, seed, rows), **IN_ORDER))
     rows = in_order(rows, settings["epochs"], settings["batch_size"], seed)
     trainer = SFTTrainer(model, config, train_dataset=rows, data_collator=_columns)
     trainer.dtype = dtype
     return trainer
+
+
+def adapter_config(model, lora):
+    """What is adapted: what PEFT adapts by default, or every linear layer where it has no default for the architecture.
+    Left out are the output layer, images and sound, and what computes from a layer's weight past its adapter: routers,
+    and the inner layers of state-space blocks, whose kernels take the weights themselves."""
+    targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
+    others = r"vision|visual|audio|image|multi_modal|modality|altup|router|(mamba|mixer)\..*(out|dt|x)_proj$"
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and module is not model.get_output_embeddings() and not re.search(others, name)
+    ]
+    return LoraConfig(
+        r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=targets or linear
+    )
 
 
 def preference_trainer(model, tokenizer, pairs, settings, seed):

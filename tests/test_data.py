@@ -8,18 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cream.answers import is_correct
-from cream.data import (
-    MAX_CHARACTERS,
-    ask,
-    chat_ids,
-    check_context,
-    equal_shares,
-    prompt_ids,
-    read_source,
-    response_ids,
-    sift,
-    take,
-)
+from cream.data import MAX_CHARACTERS, ask, equal_shares, read_source, sift, take
 from cream.tasks import mostly_wrong
 
 ROW = {"id": "q1", "task": "sums", "question": "What is 1 + 1?", "answer": "2"}
@@ -178,38 +167,6 @@ def test_options_and_answers_that_do_not_fit_are_named(folder, wrong, says):
 def test_answers_may_be_numbers_of_any_form(folder, answer):
     write(folder / "test.jsonl", [{**ROW, "answer": answer}])
     assert read_source(folder)["test"][0]["answer"] == answer
-
-
-def test_prompts_are_the_chat_template_up_to_the_assistant(tokenizer):
-    ids = prompt_ids(tokenizer, ROW)
-    assert tokenizer.decode(ids) == f"<|user|>{ask(ROW)}<|end|><|assistant|>"
-    assert all(type(token) is int for token in ids)
-
-
-def test_a_conversation_with_its_reply_ends_with_it(tokenizer):
-    assert tokenizer.decode(chat_ids(tokenizer, "Hi", "Hello")) == "<|user|>Hi<|end|><|assistant|>Hello<|end|>"
-
-
-def test_a_worked_response_ends_with_the_end_token(tokenizer):
-    ids = response_ids(tokenizer, {**ROW, "response": "Answer: 2"})
-    assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(ids[:-1]) == "Answer: 2"
-
-
-def test_a_prompt_that_leaves_too_little_context_is_named(tokenizer):
-    length = len(prompt_ids(tokenizer, ROW))
-    check_context(tokenizer, [ROW], 10, length + 10)
-    check_context(tokenizer, [ROW], 10**9, None)
-    with pytest.raises(ValueError, match=rf"the prompt q1 has {length} tokens; with 10 of a response .* context of {length + 9}"):
-        check_context(tokenizer, [{**ROW, "id": "q0", "question": "?"}, ROW], 10, length + 9)
-
-
-def test_a_seed_response_that_does_not_fit_the_context_is_named(tokenizer):
-    row = {**ROW, "response": "x" * 50}
-    length = len(prompt_ids(tokenizer, row))
-    check_context(tokenizer, [row], 10, length + 51)
-    with pytest.raises(ValueError, match="with 51 of a response"):
-        check_context(tokenizer, [row], 10, length + 50)
 
 
 def test_sums_are_all_there_once_and_right():

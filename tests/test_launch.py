@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from test_training import EXAMPLES, LORA, SETTINGS, assert_same_weights, pairs_of
+from transformers import AutoModelForCausalLM, Lfm2Config
 
 from cream import launch as launch_module
 from cream.launch import train_model
@@ -63,6 +64,22 @@ def test_two_processes_fine_tune_the_model_that_one_does(folder, lora):
     torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
     assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
     assert (folder / "two" / "adapter_config.json").exists() == (lora is not None)
+
+
+@pytest.mark.parametrize("launch", [DDP, FSDP], ids=["ddp", "fsdp"])
+def test_two_processes_train_an_architecture_that_is_tried_first(folder, tokenizer, launch):
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    ends = dict(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=0, pad_token_id=0)
+    hybrid = AutoModelForCausalLM.from_config(Lfm2Config(**sizes, **ends, layer_types=["conv", "full_attention"]))
+    save_model(hybrid, tokenizer, folder / "m0")
+    pairs = pairs_of(load_model(folder / "m0"), 8)
+    one, two = (
+        train_model(folder / "m0", folder / name, pairs, SETTINGS, seed=3, launch=command)
+        for name, command in (("one", None), ("two", launch))
+    )
+    torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
+    assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
 
 
 def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_model(folder, monkeypatch):

@@ -3,6 +3,7 @@ import string
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_model import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch.testing import assert_close
@@ -273,6 +274,14 @@ def test_a_model_that_gives_no_single_reward_is_refused(tmp_path, make_model, to
     for model in (two_labels, headless, make_model()):
         with pytest.raises(ValueError, match="'judge' .* is no reward model: give a sequence classifier"):
             fetch_reward_model(save(model, tokenizer), root=tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
+def test_a_reward_model_whose_weights_do_not_fit_is_refused(tmp_path, tokenizer, prefix):
+    file = tmp_path / save(reward_model(), tokenizer) / "model.safetensors"
+    save_file({prefix + name: weight for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="'judge' .* is no reward model: .*do not fit its architecture: 21 missing"):
+        fetch_reward_model("judge", root=tmp_path)
 
 
 def test_a_reward_model_without_a_chat_template_is_refused(tmp_path):
