@@ -82,9 +82,14 @@ def intervals(rows, value, by="model"):
 def intervals_from_m1(rows, value):
     """As `intervals`, but low and high are those of the difference from M1, drawn about M1's mean: the models of one seed
     share their M1, and seeds differ more by it than by what comes after."""
-    start = rows[rows.model == "m1"].set_index("seed")[value]
-    moved = rows.assign(**{value: rows[value] - rows.seed.map(start)})
-    return intervals(moved[moved.model != "m0"], value) + start.mean()
+    moved = rows.assign(**{value: less_m1(rows, value)})
+    return intervals(moved[moved.model != "m0"], value) + rows[rows.model == "m1"][value].mean()
+
+
+def less_m1(rows, value, run=("seed",)):
+    """A column less its value for M1 in the same run, which the columns `run` name."""
+    of_m1 = rows[value].where(rows.model == "m1")
+    return rows[value] - of_m1.groupby([rows[key] for key in run]).transform("first")
 
 
 def differences(rows, pairs, value="accuracy"):
