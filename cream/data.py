@@ -1,8 +1,8 @@
 """Questions, worked examples and prompts: rows with an id that stays with them from the first stage to the last."""
 
-from collections import Counter
 from pathlib import Path
 
+from cream.errors import InputError
 from cream.files import read_rows
 from cream.tasks import MADE
 
@@ -67,10 +67,12 @@ def equal_shares(rows, count):
 
 
 def take(rows, count, what):
-    """The first `count` rows (None: all) and the rest; a ValueError where there are too few."""
+    """The first `count` rows (None: all) and the rest; an InputError where there are too few."""
+    if count is None and not rows:
+        raise InputError(f"no {what} are left: those of data.source are too long, repeats, or in the test set")
     count = len(rows) if count is None else count
     if len(rows) < count:
-        raise ValueError(f"{count} {what} are asked for and {len(rows)} are left: lower it in params.yaml (data)")
+        raise InputError(f"{count} {what} are asked for and {len(rows)} are left: lower it in params.yaml (data)")
     return rows[:count], rows[count:]
 
 
@@ -107,12 +109,12 @@ def chat_ids(tokenizer, message, reply=None):
 
 
 def check_context(tokenizer, rows, max_new_tokens, context):
-    """A ValueError if a prompt and its response may not fit the model's context (None: unlimited)."""
+    """An InputError if a prompt and its response may not fit the model's context (None: unlimited)."""
     for row in rows:
         length = len(prompt_ids(tokenizer, row))
         response = max(max_new_tokens, len(response_ids(tokenizer, row)) if "response" in row else 0)
         if context is not None and length + response > context:
-            raise ValueError(
+            raise InputError(
                 f"the prompt {row['id']} has {length} tokens; with {response} of a response it exceeds the model's "
                 f"context of {context}: shorten or remove it, or lower max_new_tokens in params.yaml"
             )
@@ -120,29 +122,32 @@ def check_context(tokenizer, rows, max_new_tokens, context):
 
 def _read_split(path, fields):
     if not path.exists():
-        raise ValueError(f"{path} does not exist: data.source in params.yaml must name a folder that holds it")
-    rows = read_rows(path)
+        raise InputError(f"{path} does not exist: data.source in params.yaml must name a folder that holds it")
+    rows, lines = read_rows(path), {}
+    if not rows:
+        raise InputError(f"{path} has no rows: give it at least one")
     for number, row in enumerate(rows, start=1):
         problem = _problem(row, fields)
         if problem:
-            raise ValueError(f"{path}, line {number}: {problem}: mend or remove that line")
-    ids = [row["id"] for row in rows]
-    if len(set(ids)) < len(ids):
-        twice = next(id for id, times in Counter(ids).items() if times > 1)
-        raise ValueError(f"{path}: the id {twice} stands twice: give every row its own")
+            raise InputError(f"{path}, line {number}: {problem}: mend or remove that line")
+        first = lines.setdefault(row["id"], number)
+        if first != number:
+            raise InputError(f"{path}, line {number}: the id {row['id']} is that of line {first}: give every row its own")
     return rows
 
 
 def _problem(row, fields):
     fields = [*fields, "answer"] if row.get("answer") is not None and "answer" not in fields else fields
     wrong = [field for field in fields if not _is_text(row.get(field))]
+    free = {"response", "instruction"} - {*fields}
+    wrong += sorted(field for field in free if not isinstance(row.get(field) or "", str))
     if wrong:
         return f"{' and '.join(wrong)} must be text"
     choices = row.get("choices")
     if choices is None:
         return None
-    if not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
-        return "choices must be a list of at least two texts"
+    if not isinstance(choices, list) or not 2 <= len(choices) <= 26 or not all(map(_is_text, choices)):
+        return "choices must be a list of two to 26 texts"
     letters = [chr(ord("A") + i) for i in range(len(choices))]
     if row.get("answer") is not None and row["answer"].strip().upper() not in letters:
         return f"answer must be the letter of an option, A to {letters[-1]}"

@@ -13,6 +13,7 @@ import yaml
 sys.modules.setdefault("rfc3987_syntax", None)
 from jsonschema import Draft202012Validator, validators  # noqa: E402
 
+from cream.errors import InputError
 from cream.methods import METHODS
 from cream.tasks import MADE
 
@@ -31,18 +32,18 @@ Validator = validators.extend(Draft202012Validator, type_checker=STRICT)
 
 
 def load_parameters(path):
-    """The parameters of a run, every key checked; a ValueError lists all that is wrong, one line each."""
+    """The parameters of a run, every key checked; an InputError lists all that is wrong, one line each."""
     try:
         params = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: copy a file of profiles/ there") from None
+        raise InputError(f"{path} does not exist: copy a file of profiles/ there") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     validator = Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
     problems = [_sentence(error) for error in validator.iter_errors(params)]
     problems = problems or _scratch_problems(params) + _lineage_problems(params)
     if problems:
-        raise ValueError("\n".join(f"{Path(path).name}: {problem}" for problem in problems))
+        raise InputError("\n".join(f"{Path(path).name}: {problem}" for problem in problems))
     return _with_defaults(params)
 
 
