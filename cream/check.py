@@ -233,20 +233,22 @@ def _check_disk(params, parameters, root):
 
 
 def _check_readers(params, root, reward_model):
-    """The prompts of every round must fit whoever is asked to rank too. Looked at when M0 is there, before SFT."""
-    m0, m1, splits = root / "models" / "m0", root / "models" / "m1", sorted(root.glob("data/splits/prompts-*.jsonl"))
-    asked = {ranker for row in params["rank"].values() for ranker in row.get("rankers", [])} & {"judge", "reward_model"}
-    if not asked or not splits or m1.exists() or not m0.exists():
+    """The prompts of every round must fit whoever is asked to rank too: looked at as soon as M0 is there, before SFT. The
+    context of a model from scratch is only a number, which its judge may exceed."""
+    m0, splits = root / "models" / "m0", sorted(root.glob("data/splits/prompts-*.jsonl"))
+    folders = {"judge": m0 if params["model"]["base"] != "scratch" else None, "reward_model": reward_model}
+    asked = {ranker for row in params["rank"].values() for ranker in row.get("rankers", []) if folders.get(ranker)}
+    if not asked or not splits or not m0.exists():
         return
     from transformers import AutoConfig, AutoTokenizer
 
     from cream.rankers import JUDGE_PROMPT
 
-    rows = [row for path in splits for row in read_rows(path)]
-    reads = {"judge": (m0, [{"id": row["id"], "question": JUDGE_PROMPT + ask(row)} for row in rows])}
-    reads["reward_model"] = reward_model, rows
-    for ranker, (folder, rows) in reads.items():
-        if ranker in asked and folder:
+    prompts = [row for path in splits for row in read_rows(path)]
+    judged = [{"id": row["id"], "question": JUDGE_PROMPT + ask(row)} for row in prompts]
+    for ranker, rows in (("judge", judged), ("reward_model", prompts)):
+        if ranker in asked:
+            folder = folders[ranker]
             context = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -132,7 +132,7 @@ def _read_split(path, fields):
             raise InputError(f"{path}, line {number}: {problem}: mend or remove that line")
         first = lines.setdefault(row["id"], number)
         if first != number:
-            raise InputError(f"{path}, line {number}: the id {row['id']} is that of line {first}: give every row its own")
+            raise InputError(f"{path}, line {number}: the id {row['id']} stands twice, first in line {first}: give every row its own")
     return rows
 
 
@@ -146,8 +146,10 @@ def _problem(row, fields):
     choices = row.get("choices")
     if choices is None:
         return None
-    if not isinstance(choices, list) or not 2 <= len(choices) <= 26 or not all(map(_is_text, choices)):
-        return "choices must be a list of two to 26 texts"
+    if not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
+        return "choices must be a list of at least two texts"
+    if len(choices) > 26:
+        return f"choices are {len(choices)}, and there are 26 letters for them"
     letters = [chr(ord("A") + i) for i in range(len(choices))]
     if row.get("answer") is not None and row["answer"].strip().upper() not in letters:
         return f"answer must be the letter of an option, A to {letters[-1]}"

@@ -15,6 +15,7 @@ from test_parameters import GOOD, changed
 
 from cream import check
 from cream.check import EMBEDDED_PARAMETERS, check_machine, count_parameters
+from cream.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 Usage = namedtuple("Usage", "total used free")
@@ -110,10 +111,43 @@ def test_memory_is_that_of_the_machine_where_there_is_no_gpu(monkeypatch, nvidia
     assert size == psutil.virtual_memory().total and "no GPU" in device
 
 
-def test_weights_are_counted_over_all_files(tmp_path):
-    write_model(tmp_path, 250)
-    save_file({"w": torch.zeros(3, 5), "scale": torch.tensor(1.0)}, tmp_path / "model-2.safetensors")
-    assert count_parameters(tmp_path) == 250 + 15 + 1
+def write_shards(folder, parameters):
+    """As many parameters in two shards, with their index, and all of them again in their authors' layout."""
+    write_model(folder, parameters)
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    save_file({"a": torch.zeros(parameters - 16)}, folder / "model-1.safetensors")
+    save_file({"b": torch.zeros(3, 5), "scale": torch.tensor(1.0)}, folder / "model-2.safetensors")
+    shards = {"a": "model-1.safetensors", "b": "model-2.safetensors", "scale": "model-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+
+def test_weights_are_counted_over_the_shards_of_the_index_alone(tmp_path, monkeypatch):
+    write_shards(tmp_path / "base", 250)
+    assert count_parameters(tmp_path / "base") == 250
+    monkeypatch.setattr(check, "_memory", lambda: (16 * 250, "a GPU"))
+    check_machine(changed({"model.base": "./base"}), tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    write_shards(tmp_path / "base", 250)
+    (tmp_path / "base" / "model-2.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.base: .*base/model-2\.safetensors is missing: copy the model again"):
+        check_machine(changed({"model.base": "./base"}), tmp_path)
+
+
+@pytest.mark.parametrize("index", ["[", "[]", "{}", '{"weight_map": 3}'])
+def test_an_index_that_cannot_be_read_is_named(tmp_path, index):
+    write_shards(tmp_path / "base", 250)
+    (tmp_path / "base" / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(InputError, match=r"model\.safetensors\.index\.json .*: copy it again"):
+        check_machine(changed({"model.base": "./base"}), tmp_path)
+
+
+def test_weights_that_only_their_authors_can_read_are_no_model(tmp_path):
+    write_model(tmp_path / "base", 250)
+    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "base" / "consolidated.safetensors")
+    with pytest.raises(InputError, match="there is no model in"):
+        check_machine(changed({"model.base": "./base"}), tmp_path)
 
 
 def test_weights_that_cannot_be_read_are_named(tmp_path):
@@ -141,25 +175,25 @@ def test_a_reward_model_must_be_there_or_pinned(tmp_path):
         check_machine(changed({"reward_model": {"base": "./scorer", "revision": None}}), tmp_path)
     with pytest.raises(ValueError, match=r"reward_model\.revision: pin the commit of someone/scorer"):
         check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": None}}), tmp_path)
-    with pytest.raises(ConnectionError, match="someone/scorer is not in the local cache"):
+    with pytest.raises(InputError, match="someone/scorer is not in the local cache"):
         check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": "0" * 40}}), tmp_path)
     write_model(tmp_path / "models" / "reward", 250)
     write_result(tmp_path, "reward_model", "someone/scorer", "0" * 40)  # it was fetched before
     check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": "0" * 40}}), tmp_path)
-    with pytest.raises(ConnectionError, match=f"someone/scorer is not in the local cache at the commit {'1' * 40}"):
+    with pytest.raises(InputError, match=f"someone/scorer is not in the local cache at the commit {'1' * 40}"):
         check_machine(changed({"reward_model": {"base": "someone/scorer", "revision": "1" * 40}}), tmp_path)
 
 
 def test_a_hub_id_must_be_pinned(tmp_path):
     with pytest.raises(ValueError, match=r"params\.yaml: model\.revision: .*someone/model"):
         check_machine(changed({"model.base": "someone/model"}), tmp_path)
-    with pytest.raises(ConnectionError, match="someone/model is not in the local cache"):
+    with pytest.raises(InputError, match="someone/model is not in the local cache"):
         check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40}), tmp_path)
     write_model(tmp_path / "models" / "m0", 250)
     write_result(tmp_path, "base", "someone/model", "0" * 40)  # it was fetched before
     check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40}), tmp_path)
     for other in ({"model.base": "another/model"}, {"model.revision": "1" * 40}):
-        with pytest.raises(ConnectionError, match="is not in the local cache"):
+        with pytest.raises(InputError, match="is not in the local cache"):
             check_machine(changed({"model.base": "someone/model", "model.revision": "0" * 40, **other}), tmp_path)
 
 

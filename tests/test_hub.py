@@ -9,10 +9,11 @@ from cream.models import save_model
 COMMIT = "a" * 40
 FETCH = """
 import sys
+from cream.errors import InputError
 from cream.hub import fetch
 try:
     print(fetch({repo!r}, {revision!r}, ["*"], kind={kind!r}))
-except (ConnectionError, ValueError) as error:
+except InputError as error:
     sys.exit(str(error))
 """
 
@@ -71,10 +72,11 @@ def test_a_hub_that_does_not_answer_is_one_clear_sentence(tmp_path):
     done = fetch("http://127.0.0.1:9", tmp_path / "home")
     assert done.returncode == 1 and "could not be downloaded" in done.stderr.strip().splitlines()[-1]
     command = f"""
+from cream.errors import InputError
 from cream.hub import count_parameters
 try:
     count_parameters("owner/chat", "{COMMIT}")
-except ConnectionError as error:
+except InputError as error:
     print(error)
 """
     said = run_with_hub("http://127.0.0.1:9", tmp_path / "home", command).stdout

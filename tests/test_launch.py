@@ -14,6 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from test_training import EXAMPLES, LORA, SETTINGS, assert_same_weights, pairs_of
 
 from cream import launch as launch_module
+from cream.errors import InputError
 from cream.launch import train_model
 from cream.models import load_model, save_model
 from cream.training import fine_tune, in_order
@@ -78,7 +79,7 @@ def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_mo
         return process
 
     monkeypatch.setattr(launch_module.subprocess, "Popen", killed)
-    with pytest.raises(ChildProcessError, match="ended with exit code 1 and left no model.*run again"):
+    with pytest.raises(InputError, match="ended with exit code 1 and left no model.*run again"):
         train_model(folder / "m0", folder / "m1", rows, settings, seed=3, launch=DDP)
     assert [path.name for path in folder.iterdir()] == ["m0"]
 
@@ -121,7 +122,7 @@ def test_every_row_comes_once_an_epoch_and_batches_are_filled_up_with_weight_0()
 
 
 def test_a_launcher_that_fails_is_named(folder):
-    with pytest.raises(ChildProcessError, match="training by `false` .*exit code 1"):
+    with pytest.raises(InputError, match="training by `false` .*exit code 1"):
         train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch="false")
 
 
