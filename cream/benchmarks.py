@@ -70,13 +70,12 @@ def _read(folder, task, repo, subfolder, split):
     kind = "parquet" if files[0].suffix == ".parquet" else "json"
     with tempfile.TemporaryDirectory() as cache:
         try:
-            rows = load_dataset(kind, data_files=list(map(str, files)), split="train", cache_dir=cache).to_list()
+            return load_dataset(kind, data_files=list(map(str, files)), split="train", cache_dir=cache).to_list()
+        except StopIteration:
+            raise InputError(f"{files[0]} has no rows: copy it again") from None
         except (DatasetGenerationError, OSError, ValueError) as error:
             reason = hub.first_line(error.__cause__ or error)
             raise InputError(f"{files[0]} cannot be read ({reason}): copy it again") from None
-    if not rows:
-        raise InputError(f"{files[0]} has no rows: copy it again")
-    return rows
 
 
 def _flat_file(folder, name):

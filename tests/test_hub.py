@@ -22,6 +22,7 @@ except InputError as error:
 def base(tmp_path, model, tokenizer):
     save_model(model, tokenizer, tmp_path / "base")
     (tmp_path / "base" / "pytorch_model.bin").write_bytes(b"a pickle")
+    (tmp_path / "base" / "consolidated.safetensors").write_bytes((tmp_path / "base" / "model.safetensors").read_bytes())
     return tmp_path / "base"
 
 
@@ -123,7 +124,7 @@ save_model(*fetch_base("owner/chat", "{COMMIT}"), "{tmp_path / 'm0'}")
     assert done.returncode == 0, done.stderr
     count, files = done.stdout.strip().splitlines()
     assert int(count) == count_parameters(base) == count_parameters(tmp_path / "m0")
-    assert "model.safetensors" in files and "pytorch_model.bin" not in files
+    assert "model.safetensors" in files and not {"pytorch_model.bin", "consolidated.safetensors"} & {*files.split()}
     assert (tmp_path / "m0" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 

@@ -121,6 +121,15 @@ def test_every_row_comes_once_an_epoch_and_batches_are_filled_up_with_weight_0()
     assert len({tuple(row["id"] for row in epoch[:5]) for epoch in epochs}) == 3
 
 
+def test_bad_input_that_a_process_meets_is_a_sentence_and_no_traceback(folder, capfd):
+    launch = f"env WORLD_SIZE=3 {sys.executable}"  # stands for one of three processes
+    with pytest.raises(InputError, match="ended with exit code 1 and left no model"):
+        train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch=launch)
+    said = capfd.readouterr()
+    assert "a batch_size of 4 cannot be shared by 3 processes: change one in params.yaml" in said.out + said.err
+    assert "Traceback" not in said.out + said.err
+
+
 def test_a_launcher_that_fails_is_named(folder):
     with pytest.raises(InputError, match="training by `false` .*exit code 1"):
         train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch="false")
