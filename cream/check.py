@@ -135,7 +135,7 @@ def _check_kind(what, folder, is_reward_model):
         raise InputError(f"{what} needs code of its own, which is never run here: take a model that transformers knows")
     if kind not in known:
         version = transformers.__version__
-        raise InputError(f"{what} has the architecture {kind}, which transformers {version} does not know: take another")
+        raise InputError(f"{what} is a {kind}, which transformers {version} does not know: take another model")
     published = ", ".join(config.get("architectures") or [kind])
     if is_reward_model and not _is_reward_model(config, modeling_auto):
         advice = "give a sequence classifier with one label, or 'trained'"
@@ -146,7 +146,7 @@ def _check_kind(what, folder, is_reward_model):
 
 
 def _is_causal(config, auto):
-    """Not so an encoder, an encoder with a decoder, or a classifier, though transformers could make most of them write."""
+    """Not so an encoder, an encoder with a decoder, or a classifier; transformers could make most of them write."""
     kind, names = config["model_type"], config.get("architectures") or []
     if kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and config.get("is_encoder_decoder", True):
         return False
@@ -233,8 +233,8 @@ def _check_disk(params, parameters, root):
 
 
 def _check_readers(params, root, reward_model):
-    """The prompts of every round must fit whoever is asked to rank too: looked at as soon as M0 is there, before SFT. The
-    context of a model from scratch is only a number, which its judge may exceed."""
+    """The prompts of every round must fit whoever is asked to rank too: looked at as soon as M0 is there, before SFT.
+    The context of a model from scratch is only a number, which its judge may exceed."""
     m0, splits = root / "models" / "m0", sorted(root.glob("data/splits/prompts-*.jsonl"))
     folders = {"judge": m0 if params["model"]["base"] != "scratch" else None, "reward_model": reward_model}
     asked = {ranker for row in params["rank"].values() for ranker in row.get("rankers", []) if folders.get(ranker)}
@@ -252,6 +252,12 @@ def _check_readers(params, root, reward_model):
             context = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder)
+            except (OSError, ValueError) as error:
+                reason = hub.first_line(error)
+                raise InputError(f"{folder} holds no tokenizer ({reason}): copy the model again") from None
+            if tokenizer.chat_template is None:
+                raise InputError(f"{folder} has no chat template: add the one it was trained with to its tokenizer")
+            try:
                 check_context(tokenizer, rows, params["sampling"]["max_new_tokens"], context)
             except InputError as error:
                 raise InputError(f"as the {ranker.replace('_', ' ')} reads it, {error}") from None
@@ -271,7 +277,7 @@ def check_folder(params, root):
     if not has_git and not re.search(r"no_scm\s*=\s*true", settings, re.IGNORECASE):
         raise InputError(
             f"{root.resolve()} is no git repository, which DVC asks for: run `git init`, or "
-            "`dvc config core.no_scm true` to do without git (and without `make seeds`, `make sweep` and `make profile`)"
+            "`dvc config core.no_scm true` to do without it (and without `make seeds`, `make sweep` and `make profile`)"
         )
 
 

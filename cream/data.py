@@ -132,7 +132,8 @@ def _read_split(path, fields):
             raise InputError(f"{path}, line {number}: {problem}: mend or remove that line")
         first = lines.setdefault(row["id"], number)
         if first != number:
-            raise InputError(f"{path}, line {number}: the id {row['id']} stands twice, first in line {first}: give every row its own")
+            twice = f"the id {row['id']} stands twice, first in line {first}"
+            raise InputError(f"{path}, line {number}: {twice}: give every row its own")
     return rows
 
 

@@ -103,8 +103,8 @@ def reward_model_scores(model, tokenizer, rows):
     if context is not None and len(longest) > context:
         row = rows[conversations.index(longest) * len(rows) // len(conversations)]
         raise InputError(
-            f"with a response to it, the prompt {row['id']} has {len(longest)} tokens, and the reward model reads {context}: "
-            "shorten or remove that prompt, lower sampling.max_new_tokens, or take another reward model"
+            f"with a response to it, the prompt {row['id']} has {len(longest)} tokens, and the reward model reads {context}"
+            ": shorten or remove that prompt, lower sampling.max_new_tokens, or take another reward model"
         )
     scores = dict.fromkeys(conversations)  # a text that stands twice is scored once
     for ids in tqdm(scores, desc="scoring under the reward model", unit="response"):

@@ -128,7 +128,8 @@ def _name_figure(data, heading):
     """A figure that comes without words of its own is called by the heading that it is under."""
     if "image/svg+xml" in data:
         encoded = base64.b64encode(data.pop("image/svg+xml").encode()).decode()
-        data["text/html"] = f'<img src="data:image/svg+xml;base64,{encoded}" alt="Figure: {escape(re.sub("[*`$]", "", heading))}">'
+        text = escape(re.sub("[*`$]", "", heading))
+        data["text/html"] = f'<img src="data:image/svg+xml;base64,{encoded}" alt="Figure: {text}">'
 
 
 def _with_mathml(markdown):

@@ -141,7 +141,8 @@ def _options():
 
 
 def _head():
-    found = shutil.which("git") and subprocess.run(["git", "rev-parse", "--verify", "HEAD"], capture_output=True, text=True)
+    command = ["git", "rev-parse", "--verify", "HEAD"]
+    found = shutil.which("git") and subprocess.run(command, capture_output=True, text=True)
     if not found or found.returncode:
         raise InputError("runs are made of committed code: make this folder a git repository and commit")
     return found.stdout.strip()

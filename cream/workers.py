@@ -13,7 +13,8 @@ def spread(make, chunks, workers, progress):
 
     Chunks and results are what JSON can hold. The workers take a GPU each, or an equal share of the processors where the
     cluster has no GPU. The cluster is the one that RAY_ADDRESS names, or else this machine. A worker that dies is
-    started again and does its chunk again. An InputError says so if the cluster has fewer GPUs than workers are asked for.
+    started again and does its chunk again. An InputError says so if the cluster has fewer GPUs than workers are asked
+    for, and hands on what a worker says of bad input.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

@@ -293,7 +293,7 @@ NOT_CAUSAL = r"is no causal language model \(its config.json says {}\): take a c
         ({"model_type": "llama", "compression_config": {"format": "int-quantized"}}, QUANTISED),
         ({"model_type": "llama4", "text_config": {"quantization_config": {"quant_method": "fbgemm_fp8"}}}, QUANTISED),
         ({"model_type": "chatglm", "auto_map": {"AutoConfig": "configuration_chatglm.ChatGLMConfig"}}, CUSTOM),
-        ({"model_type": "llama9"}, r"has the architecture llama9, which transformers \d.* does not know: take another"),
+        ({"model_type": "llama9"}, r"is a llama9, which transformers \d.* does not know: take another model"),
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, NOT_CAUSAL.format("BertForMaskedLM")),
         ({"model_type": "roberta", "architectures": ["RobertaModel"]}, NOT_CAUSAL.format("RobertaModel")),
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, NOT_CAUSAL.format("T5ForCond.*")),
@@ -344,7 +344,7 @@ def test_a_reward_model_is_a_classifier_with_one_label(tmp_path, config, right):
     params = changed({"reward_model": {"base": "./scorer", "revision": None}})
     if right:
         return check_machine(params, tmp_path)
-    with pytest.raises(InputError, match=r"params\.yaml: reward_model\.base: \./scorer (is no reward model|has the arch)"):
+    with pytest.raises(InputError, match=r"params\.yaml: reward_model\.base: \./scorer is (no reward|a t5gemma9)"):
         check_machine(params, tmp_path)
 
 
@@ -396,7 +396,7 @@ def test_a_copy_without_git_or_dvc_is_told_what_to_do(tmp_path):
         check_folder(GOOD, tmp_path)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
-    with pytest.raises(InputError, match="is no git repository, which DVC asks for: run `git init`, or `dvc config core.no_scm"):
+    with pytest.raises(InputError, match="is no git repository, .*: run `git init`, or `dvc config core.no_scm true`"):
         check_folder(GOOD, tmp_path)
     (tmp_path / ".git").mkdir()
     check_folder(GOOD, tmp_path)
