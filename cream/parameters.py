@@ -50,6 +50,8 @@ def load_parameters(path):
     except FileNotFoundError:
         if str(path) == "../params.yaml" and Path("params.yaml").exists():
             raise InputError("notebooks run in the folder notebooks/: give papermill --cwd notebooks") from None
+        if str(path) == "params.yaml" and Path("../params.yaml").exists():
+            raise InputError("params.yaml is in the folder above: run this there") from None
         raise InputError(f"{path} does not exist: copy a file of profiles/ there") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text: save it as UTF-8") from None

@@ -255,7 +255,10 @@ def test_a_notebook_that_runs_in_the_wrong_folder_is_told_so(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(InputError, match="notebooks run in the folder notebooks/: give papermill --cwd notebooks"):
         load_parameters("../params.yaml")
-    (tmp_path / "here" / "params.yaml").unlink()
+    (tmp_path / "here" / "params.yaml").rename(tmp_path / "params.yaml")
+    with pytest.raises(InputError, match="params.yaml is in the folder above: run this there"):
+        load_parameters("params.yaml")
+    (tmp_path / "params.yaml").unlink()
     with pytest.raises(InputError, match="../params.yaml does not exist: copy a file of profiles/ there"):
         load_parameters("../params.yaml")
 
