@@ -166,6 +166,8 @@ def _is_reward_model(config, auto):
 def _read_json(path):
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no {path}: name a model in the layout of transformers") from None
     except ValueError:
         raise InputError(f"{path} is not JSON: copy it again") from None
     if not isinstance(found, dict):
