@@ -57,7 +57,8 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...)
 
 a_count = case "$(1)" in ''|0*|*[!0-9]*) echo "make $@: N is '$(1)': give a positive integer, as in make $@ N=3" >&2; exit 1;; esac
 # They run committed code: what shapes a result, and the parameter file, must have no changes.
-committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || exit 1; \
+committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || \
+	{ echo "make $@: runs are made of committed code: make this folder a git repository and commit" >&2; exit 1; }; \
 	test -z "$$changed" || { echo "make $@: commit or stash these changes first, so that all runs are of the same code:" >&2; echo "$$changed" >&2; exit 1; }
 
 # On models/m1 and the first round's prompts, or MODEL=folder and QUESTIONS=file (rows with a question).

@@ -7,6 +7,7 @@ other text. tests/graded.md says how often this agrees with a reader.
 
 import re
 
+from cream.errors import InputError
 from cream.numerals import leading_number, number, plain_characters, stated_number, without_markup
 
 # The tags of a thought: <think>, <|begin_of_thought|>, [THINK], <seed:think> and the like.
@@ -79,7 +80,7 @@ def is_correct(text, answer, choices=None):
         return None
     known = answer.strip().upper() if choices is not None else number(answer)
     if known is None:
-        raise ValueError(f"the answer {answer!r} is not a number: correct it, or give the question choices")
+        raise InputError(f"the answer {answer!r} is not a number: correct it, or give the question choices")
     return extract(text, choices) == known
 
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from cream.errors import InputError
+
 # Architectures whose tokens meet in attention alone, by the mask and positions that it is given. Others are tried out
 # before they are scored or written with in a way that relies on it; these five, by tests/test_architectures.py.
 PLAIN = {"gpt2", "llama", "mistral", "qwen2", "qwen3"}
@@ -27,14 +29,14 @@ def context_of(config):
 
 
 def check_positions(config, length):
-    """A ValueError if a text of that length has other positions than a shorter one in its batch (dynamic rotary ones)."""
+    """An InputError if a text of that length has other positions than a shorter one in its batch (dynamic rotary ones)."""
     config = config.get_text_config()
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in [ropes, *(value for value in ropes.values() if isinstance(value, dict))]:
         if rope.get("rope_type") in ("dynamic", "longrope"):
             most = rope.get("original_max_position_embeddings") or context_of(config)
             if length > most:
-                raise ValueError(
+                raise InputError(
                     f"a prompt with its response has up to {length} tokens, and the model's rotary positions change at "
                     f"{most} ({rope['rope_type']}): leave long prompts out or lower max_new_tokens"
                 )

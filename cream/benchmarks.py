@@ -6,11 +6,13 @@ Each is read as its authors publish it: ARC, OpenBookQA, SIQA and GSM8K are the 
 import re
 import tempfile
 from pathlib import Path
+from string import ascii_uppercase
 
 from datasets import disable_progress_bars, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from cream import hub, numerals
+from cream.errors import InputError
 
 disable_progress_bars()
 
@@ -30,7 +32,7 @@ TASKS = {
     "siqa": ("lighteval/siqa", "data", "validation"),
     "gsm8k": ("openai/gsm8k", "main", "test"),
 }
-LETTERS = list("ABCDEFGH")
+LETTERS = list(ascii_uppercase)
 CHAT = ("OpenAssistant/oasst1", "data")
 
 
@@ -61,7 +63,7 @@ def _read(folder, task, repo, subfolder, split):
     else:
         files = sorted(Path(folder, repo).glob(pattern)) or _flat_file(Path(folder), f"{task}-{split}")
     if not files:
-        raise ValueError(
+        raise InputError(
             f"{folder or repo} holds neither {task}-{split}.parquet or .jsonl nor a copy of {repo}, nor rows of your "
             "own (seed.jsonl, prompts.jsonl, test.jsonl): see data.source in params.yaml"
         )
@@ -69,16 +71,18 @@ def _read(folder, task, repo, subfolder, split):
     with tempfile.TemporaryDirectory() as cache:
         try:
             return load_dataset(kind, data_files=list(map(str, files)), split="train", cache_dir=cache).to_list()
+        except StopIteration:
+            raise InputError(f"{files[0]} has no rows: copy it again") from None
         except (DatasetGenerationError, OSError, ValueError) as error:
             reason = hub.first_line(error.__cause__ or error)
-            raise ValueError(f"{files[0]} cannot be read ({reason}): copy it again") from None
+            raise InputError(f"{files[0]} cannot be read ({reason}): copy it again") from None
 
 
 def _flat_file(folder, name):
     names = [f"{before}{name}{ending}" for before in ("", "sft-") for ending in (".parquet", ".jsonl", ".jsonl.gz")]
     found = [folder / name for name in names if (folder / name).exists()]
     if len(found) > 1:
-        raise ValueError(f"{folder} holds {found[0].name} and {found[1].name}: leave one of them")
+        raise InputError(f"{folder} holds {found[0].name} and {found[1].name}: leave one of them")
     return found
 
 
@@ -88,7 +92,7 @@ def _questions(records, task, split):
         try:
             row = COLUMNS[task](record) if "stem" not in record else _normalised(record)
         except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
-            raise ValueError(
+            raise InputError(
                 f"row {number} of {task}-{split} has not the columns or the values of {TASKS[task][0]} ({error!r})"
             ) from None
         rows.append({"id": f"{task}-{split}-{number:05d}", "task": task, **row})
@@ -101,7 +105,7 @@ def _conversations(records):
     if {"id", "prompt", "response"} <= columns:
         return [_chat(record["id"], record["prompt"], record["response"]) for record in records]
     if not {"message_id", "parent_id", "role", "lang", "rank", "text"} <= columns:
-        raise ValueError(f"oasst1-train has not the columns of {CHAT[0]}, but {', '.join(sorted(columns)) or 'none'}")
+        raise InputError(f"oasst1-train has not the columns of {CHAT[0]}, but {', '.join(sorted(columns)) or 'none'}")
     english = [record for record in records if record["lang"] == "en" and not record.get("deleted")]
     replies = {}
     for record in english:
@@ -124,6 +128,8 @@ def _chat(id, question, response):
 
 
 def _multiple_choice(question, choices, index):
+    if not 2 <= len(choices) <= len(LETTERS):
+        raise ValueError(f"{len(choices)} options")
     letter = LETTERS[index]
     response = f"The best option is {letter}, {choices[index].rstrip('.')}.\nAnswer: {letter}"
     return {"question": question, "choices": list(choices), "answer": letter, "response": response}

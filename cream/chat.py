@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from jinja2 import TemplateError
 
 from cream.data import ask
+from cream.errors import InputError
 
 # The date for templates that write one, so that a prompt is the same on any day: that in Llama-3.2's own template.
 DAY = datetime(2024, 7, 26)
@@ -65,10 +66,10 @@ def chat_text(tokenizer, message, reply=None, **switches):
 
 def end_of_turn(tokenizer):
     """The id of the token that ends a reply, for SFT, sampling and evaluation alike: the one that the template puts behind
-    it, or the tokenizer's end token where that is none. A ValueError where there is neither."""
+    it, or the tokenizer's end token where that is none. An InputError where there is neither."""
     end = turn_of(tokenizer).end
     if end is None:
-        raise ValueError(NO_END)
+        raise InputError(NO_END)
     return end
 
 
@@ -79,7 +80,7 @@ def turn_of(tokenizer):
     prompt, whole = chat_text(tokenizer, QUESTION), chat_text(tokenizer, QUESTION, REPLY)
     before, reply, after = whole.rpartition(REPLY)
     if not reply:
-        raise ValueError("the chat template leaves the assistant's reply out: mend it in the model's folder")
+        raise InputError("the chat template leaves the assistant's reply out: mend it in the model's folder")
     behind = _ids(tokenizer, after.lstrip())[:1]
     known = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     end = behind[0] if behind and behind[0] in known else tokenizer.eos_token_id
@@ -96,13 +97,13 @@ def thinks(text):
 def set_thinking(tokenizer, thinking):
     """Turns thinking on or off in the tokenizer's template, so that it stays so wherever that is used.
 
-    Off where the template can: by its switch, or else, where the prompt begins a thought, by ending it there. A ValueError
+    Off where the template can: by its switch, or else, where the prompt begins a thought, by ending it there. An InputError
     where it is to be on and the template knows no thoughts.
     """
     switch = next((name for name in THINKING if _answers_to(tokenizer, name)), None)
     begun = thinks(chat_text(tokenizer, QUESTION, **dict.fromkeys(THINKING, thinking)))
     if thinking and switch is None and not begun:
-        raise ValueError(
+        raise InputError(
             "the chat template has no switch for thinking: set model.thinking to false in params.yaml, or take a model "
             "that thinks"
         )
@@ -113,12 +114,12 @@ def set_thinking(tokenizer, thinking):
 
 
 def check_context(tokenizer, rows, max_new_tokens, context):
-    """A ValueError if a prompt and its response may not fit the model's context (None: unlimited)."""
+    """An InputError if a prompt and its response may not fit the model's context (None: unlimited)."""
     for row in rows:
         length = len(prompt_ids(tokenizer, row))
         response = max(max_new_tokens, len(response_ids(tokenizer, row)) if "response" in row else 0)
         if context is not None and length + response > context:
-            raise ValueError(
+            raise InputError(
                 f"the prompt {row['id']} has {length} tokens; with {response} of a response it exceeds the model's "
                 f"context of {context}: shorten or remove it, or lower max_new_tokens in params.yaml"
             )
@@ -142,7 +143,7 @@ def _takes_parts(tokenizer):
         with suppress(TemplateError, TypeError):
             if QUESTION in tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False):
                 return parts
-    raise ValueError(
+    raise InputError(
         "the chat template leaves the user's message out, or fails on one without a system message: mend it"
     )
 

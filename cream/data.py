@@ -1,8 +1,8 @@
 """Questions, worked examples and prompts: rows with an id that stays with them from the first stage to the last."""
 
-from collections import Counter
 from pathlib import Path
 
+from cream.errors import InputError
 from cream.files import read_rows
 from cream.numerals import number
 from cream.tasks import MADE
@@ -69,10 +69,12 @@ def equal_shares(rows, count):
 
 
 def take(rows, count, what):
-    """The first `count` rows (None: all) and the rest; a ValueError where there are too few."""
+    """The first `count` rows (None: all) and the rest; an InputError where there are too few."""
+    if count is None and not rows:
+        raise InputError(f"no {what} are left: those of data.source are too long, repeats, or in the test set")
     count = len(rows) if count is None else count
     if len(rows) < count:
-        raise ValueError(f"{count} {what} are asked for and {len(rows)} are left: lower it in params.yaml (data)")
+        raise InputError(f"{count} {what} are asked for and {len(rows)} are left: lower it in params.yaml (data)")
     return rows[:count], rows[count:]
 
 
@@ -90,22 +92,26 @@ def plain(text):
 
 def _read_split(path, fields):
     if not path.exists():
-        raise ValueError(f"{path} does not exist: data.source in params.yaml must name a folder that holds it")
-    rows = read_rows(path)
+        raise InputError(f"{path} does not exist: data.source in params.yaml must name a folder that holds it")
+    rows, lines = read_rows(path), {}
+    if not rows:
+        raise InputError(f"{path} has no rows: give it at least one")
     for number, row in enumerate(rows, start=1):
         problem = _problem(row, fields)
         if problem:
-            raise ValueError(f"{path}, line {number}: {problem}: mend or remove that line")
-    ids = [row["id"] for row in rows]
-    if len(set(ids)) < len(ids):
-        twice = next(id for id, times in Counter(ids).items() if times > 1)
-        raise ValueError(f"{path}: the id {twice} stands twice: give every row its own")
+            raise InputError(f"{path}, line {number}: {problem}: mend or remove that line")
+        first = lines.setdefault(row["id"], number)
+        if first != number:
+            twice = f"the id {row['id']} stands twice, first in line {first}"
+            raise InputError(f"{path}, line {number}: {twice}: give every row its own")
     return rows
 
 
 def _problem(row, fields):
     fields = [*fields, "answer"] if row.get("answer") is not None and "answer" not in fields else fields
     wrong = [field for field in fields if not _is_text(row.get(field))]
+    free = {"response", "instruction"} - {*fields}
+    wrong += sorted(field for field in free if not isinstance(row.get(field) or "", str))
     if wrong:
         return f"{' and '.join(wrong)} must be text"
     choices = row.get("choices")
@@ -115,6 +121,8 @@ def _problem(row, fields):
         return f"answer must be a number, such as 12, -3.5 or 3/4, as there are no choices (it is {row['answer']!r})"
     if not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
         return "choices must be a list of at least two texts"
+    if len(choices) > 26:
+        return f"choices are {len(choices)}, and there are 26 letters for them"
     letters = [chr(ord("A") + i) for i in range(len(choices))]
     if row.get("answer") is not None and row["answer"].strip().upper() not in letters:
         return f"answer must be the letter of an option, A to {letters[-1]}"

@@ -27,6 +27,7 @@ def use_style():
             "axes.spines.top": False,
             "axes.spines.right": False,
             "svg.hashsalt": "cream",
+            "text.parse_math": False,  # a dollar sign in a name is one
         }
     )
     set_matplotlib_formats("svg", metadata={"Date": None})

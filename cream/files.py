@@ -6,14 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+from cream.errors import InputError
+
 
 def read_rows(path):
     """The rows of a JSON Lines file. A broken line is named, with what to do about it."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # editors on Windows put a mark at the beginning
             return [_parse(line, f"{path}, line {number}") for number, line in enumerate(file, start=1)]
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+        raise InputError(f"{path} is not UTF-8 text: save it as UTF-8") from None
 
 
 def write_rows(path, rows):
@@ -51,10 +53,17 @@ def seed_for(seed, stage):
 def _parse(line, where):
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error.msg}): mend or remove that line") from None
+        if r"\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where} holds {ascii(error.object[error.start])}, half of a character: mend or remove that line"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", error)
+        raise InputError(f"{where} is not JSON ({reason}): mend or remove that line") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{where} is not a JSON object: mend or remove that line")
+        raise InputError(f"{where} is not a JSON object: mend or remove that line")
     return row
 
 

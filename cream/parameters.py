@@ -13,6 +13,7 @@ import yaml
 sys.modules.setdefault("rfc3987_syntax", None)
 from jsonschema import Draft202012Validator, validators  # noqa: E402
 
+from cream.errors import InputError
 from cream.methods import METHODS
 from cream.tasks import MADE
 
@@ -27,22 +28,40 @@ STRICT = Draft202012Validator.TYPE_CHECKER.redefine_many(
         "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
     }
 )
+NAME = r"^[a-z][a-z0-9-]{0,63}\Z"  # of a row: DVC takes dots for nesting, and YAML 1.2 takes 1e3 for a number
 Validator = validators.extend(Draft202012Validator, type_checker=STRICT)
 
 
+class Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, as DVC does, in place of taking the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is given twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_parameters(path):
-    """The parameters of a run, every key checked; a ValueError lists all that is wrong, one line each."""
+    """The parameters of a run, every key checked; an InputError lists all that is wrong, one line each."""
     try:
-        params = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        params = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader)
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: copy a file of profiles/ there") from None
+        if str(path) == "../params.yaml" and Path("params.yaml").exists():
+            raise InputError("notebooks run in the folder notebooks/: give papermill --cwd notebooks") from None
+        if str(path) == "params.yaml" and Path("../params.yaml").exists():
+            raise InputError("params.yaml is in the folder above: run this there") from None
+        raise InputError(f"{path} does not exist: copy a file of profiles/ there") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text: save it as UTF-8") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     validator = Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
     problems = [_sentence(error) for error in validator.iter_errors(params)]
     problems = problems or _scratch_problems(params) + _lineage_problems(params)
     if problems:
-        raise ValueError("\n".join(f"{Path(path).name}: {problem}" for problem in problems))
+        raise InputError("\n".join(f"{Path(path).name}: {problem}" for problem in problems))
     return _with_defaults(params)
 
 
@@ -117,6 +136,8 @@ def _sentence(error):
     known = f"; the keys here are {', '.join(error.schema['properties'])}" if unknown_key else ""
     is_text = error.validator == "type" and error.validator_value == "number" and isinstance(error.instance, str)
     point = "; YAML takes 1e-6 for text: write 1.0e-6" if is_text else ""
+    if error.validator == "pattern" and error.validator_value == NAME:
+        point = ": a name is of small letters, digits and dashes, begins with a letter, and has at most 64 of them"
     return f"{where}: {error.message}{known}{point}"
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from cream.answers import extract, finished_text, is_correct
 from cream.chat import chat_ids
 from cream.data import ask
+from cream.errors import InputError
 from cream.logprobs import response_logprobs
 
 # The additive scale of Self-Rewarding Language Models (Yuan et al. 2024, arXiv 2401.10020), in our words. The score
@@ -98,6 +99,14 @@ def reward_model_scores(model, tokenizer, rows):
     conversations = [
         tuple(chat_ids(tokenizer, ask(row), response["text"])) for row in rows for response in row["responses"]
     ]
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(conversations, key=len)
+    if context is not None and len(longest) > context:
+        row = rows[conversations.index(longest) * len(rows) // len(conversations)]
+        raise InputError(
+            f"with a response to it, the prompt {row['id']} has {len(longest)} tokens, and the reward model reads {context}"
+            ": shorten or remove that prompt, lower sampling.max_new_tokens, or take another reward model"
+        )
     scores = dict.fromkeys(conversations)  # a text that stands twice is scored once
     for ids in tqdm(scores, desc="scoring under the reward model", unit="response"):
         scores[ids] = model(input_ids=torch.tensor([ids], device=model.device)).logits.item()

@@ -13,6 +13,7 @@ from trl import RewardConfig, RewardTrainer
 
 from cream.chat import chat_ids
 from cream.data import ask
+from cream.errors import InputError
 from cream.hub import model_folder
 from cream.models import UnfitWeights, load_weights
 from cream.training import one_gpu, optimiser_settings, train
@@ -43,23 +44,23 @@ def fetch_reward_model(base, revision=None, root="."):
     pinned `revision`."""
     named = f"the reward model {base!r} (reward_model.base in params.yaml)"
     if not (Path(root) / Path(base).expanduser()).is_dir() and revision is None:
-        raise FileNotFoundError(f"{named} is no folder: give one, or a Hub id with its commit as reward_model.revision")
+        raise InputError(f"{named} is no folder: give one, or a Hub id with its commit as reward_model.revision")
     try:
         folder = model_folder(base, revision, root)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = load_weights(AutoModelForSequenceClassification, folder, named, dtype="auto")
     except UnfitWeights as error:  # a language model's, say, whose reward head would be random
-        raise ValueError(
+        raise InputError(
             f"{named} is no reward model: give a sequence classifier with one label, or 'trained' ({error})"
         ) from None
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
+        raise InputError(
             f"{named} could not be loaded: {reason} Give a folder that holds a sequence classifier's safetensors "
             "weights and a tokenizer, a Hub id that this machine can reach, or 'trained'."
         ) from None
     if model.config.get_text_config().num_labels != 1:
-        raise ValueError(f"{named} is no reward model: give a sequence classifier with one label, or 'trained'")
+        raise InputError(f"{named} is no reward model: give a sequence classifier with one label, or 'trained'")
     if tokenizer.chat_template is None:
-        raise ValueError(f"{named} has no chat template: add the one it was trained with to its tokenizer")
+        raise InputError(f"{named} has no chat template: add the one it was trained with to its tokenizer")
     return model, tokenizer

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 
 from cream.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.chat import end_of_turn
+from cream.errors import InputError
 from cream.models import base_of, dtype_of, fast_dtype, load_model, load_tokenizer
 from cream.workers import spread
 
@@ -327,7 +328,7 @@ def _end_tokens(config, tokenizer):
     """All that ends a response: what the model names, and the end of a turn in the chat template, which SFT teaches."""
     ends = config.eos_token_id
     if ends is None:
-        raise ValueError("the model names no end token: set eos_token_id in its generation_config.json")
+        raise InputError("the model names no end token: set eos_token_id in its generation_config.json")
     return {*(ends if isinstance(ends, list) else [ends]), end_of_turn(tokenizer)}
 
 

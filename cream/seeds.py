@@ -14,6 +14,7 @@ import yaml
 from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
+from cream.errors import InputError
 from cream.files import whole
 from cream.parameters import label_of, models_of, round_of, settings_digest
 
@@ -39,7 +40,7 @@ def collect(runs, profile, keys=("seed",)):
         params = yaml.safe_load((run / "params.yaml").read_text(encoding="utf-8"))
         common = common or _without(params, keys)
         if _without(params, keys) != common:
-            raise ValueError(f"{run} differs from the other runs in more than {', '.join(keys)}: run them all again")
+            raise InputError(f"{run} differs from the other runs in more than {', '.join(keys)}: run them all again")
         for model in models_of(params):
             row = {"profile": profile, **settings, "seed": params["seed"], "model": model}
             row |= {"method": label_of(params, model), "round": round_of(params, model)}
@@ -53,10 +54,10 @@ def collect(runs, profile, keys=("seed",)):
 
 
 def enough_seeds(rows, command):
-    """The seeds of these rows; a ValueError where they are fewer than two."""
+    """The seeds of these rows; an InputError where they are fewer than two."""
     seeds = sorted(rows.seed.unique().tolist())
     if len(seeds) < 2:
-        raise ValueError(
+        raise InputError(
             f"this page needs two seeds at least, and {len(seeds)} of this commit finished: run `{command}`"
         )
     return seeds

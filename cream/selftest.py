@@ -8,6 +8,7 @@ import torch
 from cream.architectures import measured, tolerance
 from cream.chat import chat_text, end_of_turn, prompt_ids, response_ids, thinks, turn_of
 from cream.data import ask
+from cream.errors import InputError
 from cream.logprobs import response_logprobs, shares_prompts
 from cream.sampling import Anew, Cached, Padded, generate, reader_for
 
@@ -20,13 +21,13 @@ WRITTEN = {
 
 
 def check_base(model, tokenizer, rows):
-    """What was found about a model and its tokenizer, {property: text}, by the first questions of `rows`. A ValueError, in
+    """What was found about a model and its tokenizer, {property: text}, by the first questions of `rows`. An InputError, in
     one sentence, where something is wrong. The model is moved to the GPU if there is one."""
     rows, model = rows[:2], model.to("cuda" if torch.cuda.is_available() else "cpu")
     for row in rows:
         _check_template(tokenizer, row)
     if end_of_turn(tokenizer) not in _ends(model):
-        raise ValueError(
+        raise InputError(
             f"the model does not stop at {_token(tokenizer)}, which ends a turn in its chat template: add it to eos_token_id "
             "in generation_config.json"
         )
@@ -47,18 +48,18 @@ def _check_template(tokenizer, row):
     message, ids = ask(row), prompt_ids(tokenizer, row)
     prompt, whole = chat_text(tokenizer, message), chat_text(tokenizer, message, "Five.")
     if message.strip() not in prompt:
-        raise ValueError(
+        raise InputError(
             f"the chat template changes what the user writes (row {row['id']}): take one that leaves it as it is"
         )
     if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
-        raise ValueError(
+        raise InputError(
             f"the chat template writes the start token {tokenizer.bos_token} twice: take one of them out of it"
         )
     if thinks(prompt + turn_of(tokenizer).lead):
-        raise ValueError("the chat template leaves a thought open where the response begins: end it there")
+        raise InputError("the chat template leaves a thought open where the response begins: end it there")
     shown = prompt.split("<think>")[0].rstrip()  # a thought that the template begins is not part of what it shows later
     if not whole.startswith(shown):
-        raise ValueError(
+        raise InputError(
             "the chat template's prompt is not how the conversation with its reply begins, so what is taught is not what is "
             "asked: take a template whose generation prompt is the head of the assistant's turn"
         )
@@ -69,7 +70,7 @@ def _check_scoring(model, prompts, responses):
     ours = response_logprobs(model, *zip(*pairs))
     off = max(abs(sum(_plain(model, *pair)) - ours[i].item()) for i, pair in enumerate(pairs))
     if not off <= tolerance(model.dtype):
-        raise ValueError(
+        raise InputError(
             f"the log-probs of responses are wrong by up to {off:.3f} nats for this architecture: take another"
         )
 
@@ -80,7 +81,7 @@ def _check_writing(model, tokenizer, prompts):
         best = [logits.max().item() for logits in _logits(model, prompt, row["tokens"])]
         off = max(a - b for a, b in zip(best, _plain(model, prompt, row["tokens"])))
         if not off <= tolerance(model.dtype):
-            raise ValueError(
+            raise InputError(
                 f"responses are not written as the model would (by {off:.3f} nats): take another architecture"
             )
 

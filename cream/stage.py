@@ -7,15 +7,19 @@ it. Progress goes to the terminal and stays off the page, as do run times, so th
 """
 
 import argparse
+import base64
 import os
 import re
 import sys
 import time
+import traceback
+from html import escape
 from pathlib import Path
 from string import Template
 
 from cream import warm
 from cream.check import check_machine
+from cream.errors import InputError
 from cream.files import whole, write_json
 from cream.parameters import load_parameters
 
@@ -31,6 +35,8 @@ def main():
     os.environ |= {**ALLOCATOR, **os.environ}
     options = _options()
     stage = os.environ.get("DVC_STAGE") or options.notebook.stem
+    failed = Path(".failed", f"{stage}.ipynb")
+    failed.unlink(missing_ok=True)
     started = time.monotonic()
     try:
         params = load_parameters("params.yaml")
@@ -41,10 +47,11 @@ def main():
             sys.exit(code)
         check_machine(params, ".")
         warm.end_with_parent()
-        notebook = _run(options.notebook, dict(pair.split("=", 1) for pair in options.parameters))
+        notebook = _run(options.notebook, dict(pair.split("=", 1) for pair in options.parameters), failed)
         _write_page(notebook, options.page, show_code=not options.no_input)
     except Exception as error:
-        sys.exit(f"Stage {stage} failed{_reason(error)}\nWhat earlier stages made is as it was.")
+        kept = f" The notebook as far as it came is {failed}." if failed.exists() else ""
+        sys.exit(f"Stage {stage} failed{_reason(error)}\nWhat earlier stages made is as it was.{kept}")
     if not options.no_input:  # the reports take seconds, and the index shows the times of what came before it
         seconds = round(time.monotonic() - started, 1)
         write_json(Path("results", "times", f"{options.page.stem}.json"), {"seconds": seconds})
@@ -59,22 +66,23 @@ def _options():
     return parser.parse_args()
 
 
-def _run(path, parameters):
-    """The executed notebook; its progress bars go to the terminal."""
+def _run(path, parameters, failed):
+    """The executed notebook; its progress bars go to the terminal. If it fails, `failed` holds it as far as it came."""
     import papermill
+    from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from traitlets.config import Config
 
     class Kernel(AsyncKernelManager):
         """The kernel of this interpreter, whatever kernels are installed by that name, as a fork where there is a server."""
 
-        def format_kernel_cmd(self, extra_arguments=None):
-            command = [sys.executable, "-m", "cream.warm", "ipykernel_launcher", "-f", self.connection_file]
-            return [*command, *(extra_arguments or [])]
+        command = [sys.executable, "-m", "cream.warm", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel_spec = KernelSpec(argv=command, language="python")
 
-    return papermill.execute_notebook(
+    failed.parent.mkdir(exist_ok=True)
+    notebook = papermill.execute_notebook(
         path,
-        None,
+        failed,
         parameters,
         kernel_name="python3",
         cwd=path.parent,
@@ -84,18 +92,24 @@ def _run(path, parameters):
         config=Config(KernelManager={"transport": "ipc"}),  # no network port
         extra_arguments=["--IPKernelApp.log_level=50"],  # else it reports its own shutdown as an error
     )
+    failed.unlink()
+    return notebook
 
 
 def _write_page(notebook, path, show_code):
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
 
+    heading = path.stem
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"  # papermill gives the cell that it injects a random one
         if cell.cell_type == "markdown":
+            heading = [heading, *re.findall(r"^#+ (.*)", cell.source, re.MULTILINE)][-1]
             cell.source = _with_mathml(cell.source)
         else:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:
+                _name_figure(output.get("data", {}), heading)
     exporter = HTMLExporter(template_name="basic", exclude_input=not show_code, exclude_input_prompt=True)
     exporter.exclude_output_prompt, exporter.exclude_anchor_links = True, True
     body, _ = exporter.from_notebook_node(notebook)
@@ -110,6 +124,14 @@ def _write_page(notebook, path, show_code):
         temporary.write_text(page, encoding="utf-8")
 
 
+def _name_figure(data, heading):
+    """A figure that comes without words of its own is called by the heading that it is under."""
+    if "image/svg+xml" in data:
+        encoded = base64.b64encode(data.pop("image/svg+xml").encode()).decode()
+        text = escape(re.sub("[*`$]", "", heading))
+        data["text/html"] = f'<img src="data:image/svg+xml;base64,{encoded}" alt="Figure: {text}">'
+
+
 def _with_mathml(markdown):
     """LaTeX between dollar signs as MathML, which browsers draw without a script from elsewhere."""
     from latex2mathml.converter import convert
@@ -121,14 +143,15 @@ def _with_mathml(markdown):
 
 
 def _reason(error):
-    """Where and why: one clear sentence for bad input and a full disk, a traceback before it for anything else."""
-    if not hasattr(error, "evalue"):  # not from a cell
-        return f": {error}"
-    if "No space left" in error.evalue or "os error 28" in error.evalue:
-        return f" in cell {error.exec_count}: the disk is full; free some space and run again"
-    if error.ename not in ("ValueError", "FileNotFoundError", "ConnectionError", "ChildProcessError"):
-        print("\n".join(error.traceback), file=sys.stderr)
-    return f" in cell {error.exec_count}: {error.ename}: {error.evalue}"
+    """Where and why: one sentence for bad input and a full disk, a traceback before it for anything else."""
+    cell = f" in cell {error.exec_count}" if hasattr(error, "evalue") else ""
+    kind, said = (error.ename, error.evalue) if cell else (type(error).__name__, str(error))
+    if any(words in said for words in ("No space left", "os error 28", "Disk quota exceeded")):
+        return f"{cell}: the disk is full; free some space and run again"
+    if kind == InputError.__name__:
+        return f"{cell}: {said}"
+    print("\n".join(error.traceback) if cell else traceback.format_exc(), file=sys.stderr)
+    return f"{cell}: {kind}: {said}"
 
 
 if __name__ == "__main__":

@@ -4,13 +4,18 @@ python -m cream.summary
 """
 
 import json
+import sys
 from pathlib import Path
 
+from cream.errors import InputError
 from cream.parameters import label_of, load_parameters, models_of, round_of
 
 
 def main():
-    print(summary(load_parameters("params.yaml"), "."))
+    try:
+        print(summary(load_parameters("params.yaml"), "."))
+    except InputError as error:
+        sys.exit(str(error))
 
 
 def summary(params, root):

@@ -8,11 +8,13 @@ call goes on after the last finished stage of each run. Results stay in the clon
 """
 
 import argparse
+import contextlib
 import fcntl
 import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ import psutil
 import yaml
 from tqdm import tqdm
 
+from cream.errors import InputError
 from cream.files import write_json
 from cream.parameters import load_parameters
 
@@ -57,7 +60,7 @@ def main():
         runs, head = plan(options.parameters, options.settings), _head()
         folder = Path(".runs", profile_of(options.parameters)).absolute()
         logs = _open_logs(runs, folder)
-    except ValueError as error:
+    except InputError as error:
         sys.exit(str(error))
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda number, frame: sys.exit(128 + number))
@@ -80,24 +83,24 @@ def profile_of(path):
 
 def plan(path, settings):
     """{name: (its settings, the text of its params.yaml)} for every combination of the settings' values, all checked;
-    a ValueError lists all that is wrong, one line each."""
+    an InputError lists all that is wrong, one line each."""
     if not Path(path).is_file():
-        raise ValueError(f"there is no {path}: name params.yaml or a file of profiles/")
+        raise InputError(f"there is no {path}: name params.yaml or a file of profiles/")
     load_parameters(path)
     text = Path(path).read_text(encoding="utf-8")
     values = [_parse(setting) for setting in settings]
     if len({key for key, _ in values}) < len(values):
-        raise ValueError(f"{' '.join(settings)}: a key is given twice")
+        raise InputError(f"{' '.join(settings)}: a key is given twice")
     runs, problems = {}, []
     for row in itertools.product(*([(key, word) for word in words] for key, words in values)):
         name = re.sub(r"[^\w.,=+-]", "_", ",".join(f"{key}={word}" for key, word in row)) or "run"
         chosen = {key: yaml.safe_load(word) for key, word in row}
         try:
             runs[name] = chosen, _checked(text, chosen, Path(path).name)
-        except ValueError as error:
+        except InputError as error:
             problems += str(error).splitlines()
     if problems:
-        raise ValueError("\n".join(dict.fromkeys(problems)))
+        raise InputError("\n".join(dict.fromkeys(problems)))
     return runs
 
 
@@ -138,9 +141,10 @@ def _options():
 
 
 def _head():
-    found = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], capture_output=True, text=True)
-    if found.returncode:
-        raise ValueError("runs are made of committed code: make this folder a git repository and commit")
+    command = ["git", "rev-parse", "--verify", "HEAD"]
+    found = shutil.which("git") and subprocess.run(command, capture_output=True, text=True)
+    if not found or found.returncode:
+        raise InputError("runs are made of committed code: make this folder a git repository and commit")
     return found.stdout.strip()
 
 
@@ -149,9 +153,15 @@ def _parse(setting):
     key, equals, values = setting.partition("=")
     bounds = re.fullmatch(r"(\d+)\.\.(\d+)", values)
     words = list(map(str, range(int(bounds[1]), int(bounds[2]) + 1))) if bounds else values.split(",")
-    if not (key and equals and words and all(words)) or len(set(words)) < len(words):
-        raise ValueError(f"{setting!r} is no setting: give a key and its values, each once, as in dpo.beta=0.1,0.5")
+    if not (key and equals and words and all(map(_is_value, words))) or len(set(words)) < len(words):
+        raise InputError(f"{setting!r} is no setting: give a key and its values, each once, as in dpo.beta=0.1,0.5")
     return key, words
+
+
+def _is_value(word):
+    with contextlib.suppress(yaml.YAMLError):
+        yaml.safe_load(word)
+        return bool(word)
 
 
 def _checked(text, chosen, name):
@@ -165,7 +175,7 @@ def _checked(text, chosen, name):
         for part in above:
             place = place.get(part) if isinstance(place, dict) else None
         if not isinstance(place, dict):
-            raise ValueError(f"{name}: {key}: there is no {'.'.join(above)} to set it in")
+            raise InputError(f"{name}: {key}: there is no {'.'.join(above)} to set it in")
         # DVC tells 1 from 1.0, and would make anew what the cache has.
         place[last] = float(value) if type(value) is int and type(place.get(last)) is float else value
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +207,7 @@ def _open_logs(runs, folder):
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{folder / name} is at work already: wait until it has finished, or end it") from None
+            raise InputError(f"{folder / name} is at work already: wait until it has finished, or end it") from None
     return logs
 
 

@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
+from cream.errors import InputError
 from cream.logprobs import response_logprobs
 from cream.losses import cream_loss
 from cream.models import save_model
@@ -205,7 +206,7 @@ def optimiser_settings(settings, seed, rows):
     """
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if settings["batch_size"] % processes:
-        raise ValueError(
+        raise InputError(
             f"a batch_size of {settings['batch_size']} cannot be shared by {processes} processes: change one in params.yaml"
         )
     share = settings["batch_size"] // processes

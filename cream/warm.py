@@ -92,7 +92,9 @@ def _address():
     folder = Path(tempfile.gettempdir(), f"cream-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
-        raise PermissionError(f"{folder} belongs to somebody else, or others may write in it: remove it")
+        from cream.errors import InputError
+
+        raise InputError(f"{folder} belongs to somebody else, or others may write in it: remove it")
     return str(folder / hashlib.sha256(what.encode()).hexdigest()[:16])
 
 

@@ -5,13 +5,16 @@ import os
 
 from tqdm import tqdm
 
+from cream.errors import InputError
+
 
 def spread(make, chunks, workers, progress):
     """`[work(chunk) for chunk in chunks]`, where each Ray worker has made its own `work = make()` once.
 
     Chunks and results are what JSON can hold. The workers take a GPU each, or an equal share of the processors where the
     cluster has no GPU. The cluster is the one that RAY_ADDRESS names, or else this machine. A worker that dies is
-    started again and does its chunk again. A ValueError says so if the cluster has fewer GPUs than workers are asked for.
+    started again and does its chunk again. An InputError says so if the cluster has fewer GPUs than workers are asked
+    for, and hands on what a worker says of bad input.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -25,7 +28,11 @@ def spread(make, chunks, workers, progress):
         )
         pool = ray.data.ActorPoolStrategy(size=workers)
         done = rows.map(_Worker, fn_constructor_args=(make,), compute=pool, **share).iter_rows()
-        results = {row["number"]: row["result"] for row in tqdm(done, progress, len(chunks), unit="chunk")}
+        results = {}
+        for row in tqdm(done, progress, len(chunks), unit="chunk"):
+            if row["refusal"]:
+                raise InputError(row["refusal"])
+            results[row["number"]] = row["result"]
     return [json.loads(results[number]) for number in range(len(chunks))]
 
 
@@ -33,7 +40,7 @@ def _share(cluster, workers):
     """What of the cluster one worker takes."""
     gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 0))
     if max(gpus, cpus) < workers or 0 < gpus < workers:
-        raise ValueError(
+        raise InputError(
             f"params.yaml: scale.workers: the Ray cluster has {gpus} GPUs and {cpus} processors, too few for {workers} "
             "workers: ask for fewer, or name a larger cluster in RAY_ADDRESS"
         )
@@ -41,8 +48,15 @@ def _share(cluster, workers):
 
 
 class _Worker:
+    """Hands an InputError on as a sentence; Ray would wrap it in errors of its own."""
+
     def __init__(self, make):
-        self.work = make()
+        self.make, self.work = make, None
 
     def __call__(self, row):
-        return {"number": row["number"], "result": json.dumps(self.work(json.loads(row["chunk"])))}
+        done = {"number": row["number"], "result": "", "refusal": ""}
+        try:
+            self.work = self.work or self.make()
+            return {**done, "result": json.dumps(self.work(json.loads(row["chunk"])))}
+        except InputError as error:
+            return {**done, "refusal": str(error)}

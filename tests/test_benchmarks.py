@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from cream.answers import is_correct
 from cream.benchmarks import REVISIONS, TASKS, read_benchmarks
 from cream.data import ask, read_source
+from cream.errors import InputError
 from cream.files import read_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
@@ -200,6 +201,26 @@ def test_a_broken_file_is_named(folder):
     next(folder.glob("openai/gsm8k/main/test-*")).write_bytes(b"PAR1 not parquet")
     with pytest.raises(ValueError, match=r"gsm8k/main/test-00000-of-00001\.parquet cannot be read .*copy it again"):
         read_benchmarks(folder)
+
+
+def test_a_file_without_rows_is_named(folder):
+    next(folder.glob("openai/gsm8k/main/test-*")).unlink()
+    (folder / "gsm8k-test.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"gsm8k-test\.jsonl has no rows: copy it again"):
+        read_benchmarks(folder)
+
+
+@pytest.mark.parametrize("number, key", [(9, "I"), (26, "Z"), (27, "A")])
+def test_a_question_has_as_many_options_as_there_are_letters(folder, number, key):
+    texts, labels = [f"option {k}" for k in range(number)], [chr(ord("A") + k) for k in range(number)]
+    path = next(folder.glob("allenai/ai2_arc/ARC-Easy/test-*"))
+    path.write_bytes(parquet([arc("Q3", "Which one?", texts, labels, key)]))
+    if number > 26:
+        with pytest.raises(InputError, match="row 0 of arc-easy-test .*27 options"):
+            read_benchmarks(folder)
+    else:
+        row = by_task(read_benchmarks(folder)["test"])["arc-easy"][0]
+        assert (row["answer"], len(row["choices"])) == (key, number)
 
 
 def test_two_files_for_one_split_are_refused(tmp_path):

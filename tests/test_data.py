@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cream.answers import is_correct
 from cream.data import MAX_CHARACTERS, ask, equal_shares, read_source, sift, take
+from cream.errors import InputError
 from cream.tasks import mostly_wrong
 
 ROW = {"id": "q1", "task": "sums", "question": "What is 1 + 1?", "answer": "2"}
@@ -69,7 +70,7 @@ def test_a_missing_file_is_named(folder):
 
 def test_an_id_that_stands_twice_is_named(folder):
     write(folder / "test.jsonl", [ROW, {**ROW, "id": "q2"}, {**ROW, "question": "What is 1 + 2?"}])
-    with pytest.raises(ValueError, match=r"test\.jsonl.* q1 stands twice"):
+    with pytest.raises(InputError, match=r"test\.jsonl, line 3: the id q1 stands twice, first in line 1: give every row"):
         read_source(folder)
 
 
@@ -155,12 +156,40 @@ def test_chat_has_no_answer_and_is_not_asked_for_one(folder, chat):
         ({"answer": "yes"}, "answer must be a number"),
         ({"answer": "12 apples", "choices": None}, "answer must be a number"),
         ({"answer": "B"}, "answer must be a number"),
+        ({"choices": list("abcdefghijklmnopqrstuvwxyz0")}, "choices are 27, and there are 26 letters for them"),
+        ({"instruction": 7}, "instruction must be text"),
+        ({"response": ["Answer: 2"]}, "response must be text"),
     ],
 )
 def test_options_and_answers_that_do_not_fit_are_named(folder, wrong, says):
     write(folder / "prompts.jsonl", [ROW, {**ROW, "id": "q2", **wrong}])
     with pytest.raises(ValueError, match=rf"prompts\.jsonl, line 2: {says}"):
         read_source(folder)
+
+
+def test_as_many_options_as_there_are_letters(folder):
+    row = {**ROW, "choices": [f"option {k}" for k in range(26)], "answer": "Z", "instruction": None}
+    write(folder / "test.jsonl", [row])
+    assert read_source(folder)["test"] == [row]
+    assert ask(row).splitlines()[-1] == "Z. option 25"
+
+
+@pytest.mark.parametrize("split", ["seed", "prompts", "test"])
+def test_a_split_without_rows_is_named(folder, split):
+    write(folder / f"{split}.jsonl", [])
+    with pytest.raises(InputError, match=rf"{split}\.jsonl has no rows: give it at least one"):
+        read_source(folder)
+
+
+def test_half_of_a_character_is_named_by_file_and_line(folder):
+    write(folder / "seed.jsonl", [{**ROW, "response": "Answer: 2"}, {**ROW, "id": "q2", "response": "2 \ud800"}])
+    with pytest.raises(InputError, match=r"seed\.jsonl, line 2 holds '\\ud800', half of a character: mend or remove"):
+        read_source(folder)
+
+
+def test_all_of_no_rows_is_too_few():
+    with pytest.raises(InputError, match="no seed examples are left: those of data.source are too long, repeats"):
+        take([], None, "seed examples")
 
 
 @pytest.mark.parametrize("answer", ["-3.5", "$1,080.00", "3/4", "1 1/2", "\\frac{1}{2}", "1.5e3", "50%"])

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cream.errors import InputError
 from cream.files import read_rows, seed_for, whole, write_json, write_rows
 
 values = st.recursive(
@@ -38,14 +39,30 @@ def test_rows_are_one_json_object_a_line_in_utf_8(tmp_path):
         ('{"id": ', "is not JSON"),
         ("", "is not JSON"),
         ("[1, 2]", "is not a JSON object"),
+        ('{"a": 1' + "0" * 5000 + "}", "is not JSON"),
+        ('{"a": ' + "[" * 10**5, "is not JSON"),
+        ('{"a": ["\\ud83d"]}', r"holds '\\ud83d', half of a character"),
+        ('{"\\uDE00": "a"}', r"holds '\\ude00', half of a character"),
         ("null", "is not a JSON object"),
     ],
 )
 def test_a_broken_line_is_named_by_file_and_number(tmp_path, line, message):
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"id": 1}}\n{{"id": 2}}\n{line}\n{{"id": 4}}\n')
-    with pytest.raises(ValueError, match=rf"rows\.jsonl, line 3 {message}.*: mend or remove that line"):
+    with pytest.raises(InputError, match=rf"rows\.jsonl, line 3 {message}.*: mend or remove that line"):
         read_rows(path)
+
+
+def test_whole_characters_and_the_mark_of_windows_editors_are_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('\ufeff{"a": "\\ud83d\\ude00\\u0000é"}\r\n'.encode())
+    assert read_rows(path) == [{"a": "😀\0é"}]
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes('{"a": "é"}'.encode("utf-16"))
+    with pytest.raises(InputError, match=r"rows\.jsonl is not UTF-8 text: save it as UTF-8"):
+        read_rows(tmp_path / "rows.jsonl")
 
 
 def test_json_files_are_readable_and_end_with_a_newline(tmp_path):

@@ -9,10 +9,11 @@ from cream.models import save_model
 COMMIT = "a" * 40
 FETCH = """
 import sys
+from cream.errors import InputError
 from cream.hub import fetch
 try:
     print(fetch({repo!r}, {revision!r}, ["*"], kind={kind!r}))
-except (ConnectionError, ValueError) as error:
+except InputError as error:
     sys.exit(str(error))
 """
 
@@ -21,6 +22,7 @@ except (ConnectionError, ValueError) as error:
 def base(tmp_path, model, tokenizer):
     save_model(model, tokenizer, tmp_path / "base")
     (tmp_path / "base" / "pytorch_model.bin").write_bytes(b"a pickle")
+    (tmp_path / "base" / "consolidated.safetensors").write_bytes((tmp_path / "base" / "model.safetensors").read_bytes())
     return tmp_path / "base"
 
 
@@ -71,10 +73,11 @@ def test_a_hub_that_does_not_answer_is_one_clear_sentence(tmp_path):
     done = fetch("http://127.0.0.1:9", tmp_path / "home")
     assert done.returncode == 1 and "could not be downloaded" in done.stderr.strip().splitlines()[-1]
     command = f"""
+from cream.errors import InputError
 from cream.hub import count_parameters
 try:
     count_parameters("owner/chat", "{COMMIT}")
-except ConnectionError as error:
+except InputError as error:
     print(error)
 """
     said = run_with_hub("http://127.0.0.1:9", tmp_path / "home", command).stdout
@@ -121,7 +124,7 @@ save_model(*fetch_base("owner/chat", "{COMMIT}"), "{tmp_path / 'm0'}")
     assert done.returncode == 0, done.stderr
     count, files = done.stdout.strip().splitlines()
     assert int(count) == count_parameters(base) == count_parameters(tmp_path / "m0")
-    assert "model.safetensors" in files and "pytorch_model.bin" not in files
+    assert "model.safetensors" in files and not {"pytorch_model.bin", "consolidated.safetensors"} & {*files.split()}
     assert (tmp_path / "m0" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 

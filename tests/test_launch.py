@@ -15,6 +15,7 @@ from test_training import EXAMPLES, LORA, SETTINGS, assert_same_weights, pairs_o
 from transformers import AutoModelForCausalLM, Lfm2Config
 
 from cream import launch as launch_module
+from cream.errors import InputError
 from cream.launch import train_model
 from cream.models import load_model, save_model
 from cream.training import fine_tune, in_order
@@ -95,7 +96,7 @@ def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_mo
         return process
 
     monkeypatch.setattr(launch_module.subprocess, "Popen", killed)
-    with pytest.raises(ChildProcessError, match="ended with exit code 1 and left no model.*run again"):
+    with pytest.raises(InputError, match="ended with exit code 1 and left no model.*run again"):
         train_model(folder / "m0", folder / "m1", rows, settings, seed=3, launch=DDP)
     assert [path.name for path in folder.iterdir()] == ["m0"]
 
@@ -137,8 +138,17 @@ def test_every_row_comes_once_an_epoch_and_batches_are_filled_up_with_weight_0()
     assert len({tuple(row["id"] for row in epoch[:5]) for epoch in epochs}) == 3
 
 
+def test_bad_input_that_a_process_meets_is_a_sentence_and_no_traceback(folder, capfd):
+    launch = f"env WORLD_SIZE=3 {sys.executable}"  # stands for one of three processes
+    with pytest.raises(InputError, match="ended with exit code 1 and left no model"):
+        train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch=launch)
+    said = capfd.readouterr()
+    assert "a batch_size of 4 cannot be shared by 3 processes: change one in params.yaml" in said.out + said.err
+    assert "Traceback" not in said.out + said.err
+
+
 def test_a_launcher_that_fails_is_named(folder):
-    with pytest.raises(ChildProcessError, match="training by `false` .*exit code 1"):
+    with pytest.raises(InputError, match="training by `false` .*exit code 1"):
         train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch="false")
 
 

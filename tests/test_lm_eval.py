@@ -108,5 +108,5 @@ def test_without_lm_eval_it_says_how_to_install_it(run):
     _, run = run
     with pytest.raises(CellExecutionError) as error:
         run(ROWS, before="sys.modules['lm_eval'] = None")
-    assert error.value.ename == "ModuleNotFoundError"
+    assert error.value.ename == "InputError"
     assert error.value.evalue.startswith("this page needs lm-eval: run `pip install -e .[eval]`")

@@ -7,6 +7,7 @@ from tiny_model import tiny_model
 from transformers import GenerationConfig
 
 from cream.chat import chat_ids, end_of_turn, response_ids
+from cream.errors import InputError
 from cream.logprobs import response_logprobs
 from cream.models import (
     EMBEDDED_WHEEL,
@@ -34,7 +35,7 @@ def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path):
 @pytest.mark.parametrize("base", ["no-one-at-all/no-such-model", "./no-such-folder"])
 def test_a_base_that_cannot_be_had_is_one_clear_sentence(tmp_path, base):
     with pytest.raises(
-        FileNotFoundError, match=f"the base model '{base}' .*model.base in params.yaml.* Give a folder"
+        InputError, match=f"the base model '{base}' .*model.base in params.yaml.* Give a folder"
     ) as error:
         fetch_base(base, revision="0" * 40, root=tmp_path)
     assert len(str(error.value).splitlines()) == 1
@@ -44,7 +45,7 @@ def test_pickled_weights_are_refused(tmp_path, model, tokenizer):
     save_model(model, tokenizer, tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "base" / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="safetensors"):
+    with pytest.raises(InputError, match="safetensors"):
         fetch_base("base", root=tmp_path)
 
 

@@ -9,7 +9,9 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
+from cream.chat import chat_ids
 from cream.data import ask
+from cream.errors import InputError
 from cream.rankers import JUDGE_PROMPT, chance, gold, judge, reward_model_scores, vote
 from cream.reward_model import fetch_reward_model, train_reward_model
 
@@ -254,16 +256,27 @@ def test_a_reward_model_is_fetched_as_it_is_and_scores_the_same_when_saved(tmp_p
     ],
 )
 def test_a_reward_model_that_cannot_be_had_is_one_clear_sentence(tmp_path, base, revision, says):
-    with pytest.raises(FileNotFoundError, match=rf"the reward model '{base}' .*params.yaml\) {says}") as error:
+    with pytest.raises(InputError, match=rf"the reward model '{base}' .*params.yaml\) {says}") as error:
         fetch_reward_model(base, revision, root=tmp_path)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_response_that_the_reward_model_cannot_read_whole_is_named(tokenizer):
+    model, text = reward_model(), "x" * 10
+    rows = [{**row("?", "?"), "id": "q1"}, {**row("?", text), "id": "q2"}]
+    length = len(chat_ids(tokenizer, ask(rows[1]), text))
+    model.config.max_position_embeddings = length
+    assert reward_model_scores(model, tokenizer, rows).shape == (2, 2)
+    model.config.max_position_embeddings = length - 1
+    with pytest.raises(InputError, match=f"the prompt q2 has {length} tokens, and the reward model reads {length - 1}: "):
+        reward_model_scores(model, tokenizer, rows)
 
 
 def test_a_pickled_reward_model_is_refused(tmp_path, tokenizer):
     folder = tmp_path / save(reward_model(), tokenizer)
     (folder / "model.safetensors").unlink()
     torch.save(reward_model().state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="safetensors"):
+    with pytest.raises(InputError, match="safetensors"):
         fetch_reward_model(folder)
 
 

@@ -9,18 +9,21 @@ import re
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from cream import figures, rankings, results
-from cream.files import write_json, write_rows
+from cream.files import read_rows, write_json, write_rows
 from cream.parameters import label_of, load_parameters, settings_digest
 
 ROOT = Path(__file__).parents[1]
@@ -427,6 +430,19 @@ def page(folder, notebook, name):
     return text
 
 
+class Tags(HTMLParser):
+    """The tags of a page and their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.attributes = [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append(tag)
+        self.attributes |= {name for name, _ in attributes}
+
+
 def words(text):
     return " ".join(re.sub(r"<[^>]+>", "", re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)).split())
 
@@ -483,6 +499,34 @@ def test_the_pages_of_a_full_run_escape_what_models_wrote(folder):
     assert "Accuracy by task" not in text and "in 3 of 15 trainings: SRLM, M2; SRLM, M3; SRLM, M4." in words(text)
     assert all('alt="' in image for image in re.findall(r"<img[^>]*>", text))
     assert "On M1's responses" in words(page(folder, "08_consistency", "consistency"))
+
+
+HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)><think>$x$ | `y` & [z](javascript:w)"
+
+
+def test_no_text_of_a_model_or_a_user_is_taken_for_html(folder):
+    """Questions, options, responses, tasks, the name of the base model, and those of other runs' pages."""
+    params = make_run(folder, FULL, questions=20, prompts=20, tasks=("sums", HOSTILE))
+    for path in (folder / "data" / "answers").glob("*.jsonl"):
+        rows = [{**row, "question": HOSTILE, "choices": [HOSTILE, "b"], "response": HOSTILE + str(row["correct"])}
+                for row in read_rows(path)]  # fmt: skip
+        write_rows(path, rows)
+    base = folder / HOSTILE.replace("/", "\\")  # a folder's name may hold all but a slash
+    write_json(base / "config.json", {})
+    save_file({"w": torch.zeros(2)}, base / "model.safetensors")
+    params["model"] = {**params["model"], "base": f"./{base.name}"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    other = folder / "reports" / HOSTILE.replace("/", "\\")
+    other.mkdir(parents=True)
+    for name in ("benchmark", "consistency"):
+        (other / f"{name}.html").write_text("")
+    for notebook, name in (("08_consistency", "consistency"), ("09_benchmark", "benchmark"), ("10_index", "index")):
+        text = page(folder, notebook, name)
+        tags = Tags(text)
+        assert not {"script", "think", "td><script"} & {*tags.found}
+        assert not [name for name in tags.attributes if name.startswith("on")]
+        assert "&lt;think&gt;$x$ | `y` &amp; [z]" in text and text.count("<math") == 0
+        assert 'href="javascript' not in text
 
 
 @pytest.mark.parametrize("case", ["older", "unknown", "tiny"])

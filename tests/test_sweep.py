@@ -132,6 +132,7 @@ def test_a_run_has_a_name_that_a_folder_can_have(file):
         (["seed=2..1"], "'seed=2..1' is no setting"),
         (["seed=1,,2"], "'seed=1,,2' is no setting"),
         (["seed=1,1"], "'seed=1,1' is no setting"),
+        (["data.source=[a"], "'data.source=[a' is no setting"),
         (["seed=1", "seed=2"], "seed=1 seed=2: a key is given twice"),
         (["dpo.gamma=1", "seed=1..3"], "params.yaml: dpo: Additional properties are not allowed"),
         (["nowhere.r=1"], "params.yaml: nowhere.r: there is no nowhere to set it in"),
