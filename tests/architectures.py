@@ -13,11 +13,11 @@ from peft import LoraConfig, get_peft_model
 from tiny_model import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cream.architectures import attention_span
-from cream.logprobs import response_logprobs, shares_prompts
-from cream.sampling import generate, reader_for
-from cream.selftest import WRITTEN
-from cream.training import adapter_config
+from cream.models.architectures import attention_span
+from cream.models.logprobs import response_logprobs, shares_prompts
+from cream.models.sampling import generate, reader_for
+from cream.models.selftest import WRITTEN
+from cream.models.training import adapter_config
 
 PAGE = Path(__file__).parents[1] / "reports" / "architectures.md"
 TOKENIZER = tiny_tokenizer()

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cream.answers import extract, finished_text, is_correct
-from cream.files import read_rows
-from cream.numerals import number
+from cream.data.answers import extract, finished_text, is_correct
+from cream.data.files import read_rows
+from cream.data.numerals import number
 
 GRADED = read_rows(Path(__file__).with_name("graded.jsonl"))
 WRITTEN = read_rows(Path(__file__).with_name("graded_written.jsonl"))

@@ -12,11 +12,11 @@ import yaml
 from local_hub import local_hub, run_with_hub
 from nbclient import NotebookClient
 
-from cream.answers import is_correct
-from cream.benchmarks import REVISIONS, TASKS, read_benchmarks
-from cream.data import ask, read_source
-from cream.errors import InputError
-from cream.files import read_rows, write_rows
+from cream.data.answers import is_correct
+from cream.data.benchmarks import REVISIONS, TASKS, read_benchmarks
+from cream.data.errors import InputError
+from cream.data.files import read_rows, write_rows
+from cream.data.rows import ask, read_source
 
 ROOT = Path(__file__).parents[1]
 
@@ -318,7 +318,7 @@ def test_a_row_that_makes_no_sense_is_named(folder, change):
         read_benchmarks(folder)
 
 
-READ = "import json, cream.data; print(json.dumps(cream.data.read_source('benchmarks')))"
+READ = "import json, cream.data.rows; print(json.dumps(cream.data.rows.read_source('benchmarks')))"
 
 
 @pytest.fixture

@@ -4,8 +4,17 @@ import pytest
 from templates import FOLDER, template_tokenizer, tokenizer_with
 from tiny_model import llama3_tokenizer
 
-from cream.chat import chat_ids, chat_text, check_context, end_of_turn, prompt_ids, response_ids, set_thinking, turn_of
-from cream.data import ask
+from cream.data.rows import ask
+from cream.models.chat import (
+    chat_ids,
+    chat_text,
+    check_context,
+    end_of_turn,
+    prompt_ids,
+    response_ids,
+    set_thinking,
+    turn_of,
+)
 
 ROW = {"id": "q1", "task": "sums", "question": "What is 1 + 1?", "answer": "2"}
 SEED = {**ROW, "response": "Answer: 2"}

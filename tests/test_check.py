@@ -13,14 +13,14 @@ import yaml
 from safetensors.torch import save_file
 from test_parameters import GOOD, changed
 
-from cream import check
-from cream.check import EMBEDDED_PARAMETERS, check_folder, check_machine, count_parameters
-from cream.chat import prompt_ids
-from cream.data import ask
-from cream.errors import InputError
-from cream.files import write_rows
-from cream.models import save_model
-from cream.rankers import JUDGE_PROMPT
+from cream.data.errors import InputError
+from cream.data.files import write_rows
+from cream.data.rows import ask
+from cream.models.chat import prompt_ids
+from cream.models.loading import save_model
+from cream.models.rankers import JUDGE_PROMPT
+from cream.pipeline import check
+from cream.pipeline.check import EMBEDDED_PARAMETERS, check_folder, check_machine, count_parameters
 
 ROOT = Path(__file__).parents[1]
 Usage = namedtuple("Usage", "total used free")
@@ -219,7 +219,7 @@ def test_a_missing_data_folder_is_named(tmp_path):
 def test_the_command_prints_one_sentence_a_problem(tmp_path):
     def command_with(params):
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-        command = [sys.executable, "-m", "cream.check"]
+        command = [sys.executable, "-m", "cream.pipeline.check"]
         return subprocess.run(
             command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
         )

@@ -1,16 +1,15 @@
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cream.answers import is_correct
-from cream.data import MAX_CHARACTERS, ask, equal_shares, read_source, sift, take
-from cream.errors import InputError
-from cream.tasks import mostly_wrong
+from cream.data.answers import is_correct
+from cream.data.errors import InputError
+from cream.data.rows import MAX_CHARACTERS, ask, equal_shares, read_source, sift, take
+from cream.data.tasks import mostly_wrong
 
 ROW = {"id": "q1", "task": "sums", "question": "What is 1 + 1?", "answer": "2"}
 SUMS = read_source("sums")

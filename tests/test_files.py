@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cream.errors import InputError
-from cream.files import read_rows, seed_for, whole, write_json, write_rows
+from cream.data.errors import InputError
+from cream.data.files import read_rows, seed_for, whole, write_json, write_rows
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

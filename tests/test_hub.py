@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 from local_hub import local_hub, run_with_hub
 
-from cream.check import count_parameters
-from cream.models import save_model
+from cream.models.loading import save_model
+from cream.pipeline.check import count_parameters
 
 COMMIT = "a" * 40
 FETCH = """
 import sys
-from cream.errors import InputError
-from cream.hub import fetch
+from cream.data.errors import InputError
+from cream.data.hub import fetch
 try:
     print(fetch({repo!r}, {revision!r}, ["*"], kind={kind!r}))
 except InputError as error:
@@ -73,8 +73,8 @@ def test_a_hub_that_does_not_answer_is_one_clear_sentence(tmp_path):
     done = fetch("http://127.0.0.1:9", tmp_path / "home")
     assert done.returncode == 1 and "could not be downloaded" in done.stderr.strip().splitlines()[-1]
     command = f"""
-from cream.errors import InputError
-from cream.hub import count_parameters
+from cream.data.errors import InputError
+from cream.data.hub import count_parameters
 try:
     count_parameters("owner/chat", "{COMMIT}")
 except InputError as error:
@@ -114,8 +114,8 @@ def test_a_file_that_was_changed_is_refused(hub, tmp_path):
 def test_a_base_model_comes_from_the_hub_without_its_pickles(hub, base, tmp_path):
     command = f"""
 from pathlib import Path
-from cream.hub import count_parameters, model_folder
-from cream.models import fetch_base, save_model
+from cream.data.hub import count_parameters, model_folder
+from cream.models.loading import fetch_base, save_model
 print(count_parameters("owner/chat", "{COMMIT}"))
 print(*sorted(file.name for file in model_folder("owner/chat", "{COMMIT}").iterdir()))
 save_model(*fetch_base("owner/chat", "{COMMIT}"), "{tmp_path / 'm0'}")
@@ -144,7 +144,7 @@ params["model"] |= {wanted!r}
 Path("{tmp_path}/params.yaml").write_text(yaml.safe_dump(params))
 import os
 os.chdir("{tmp_path}")
-from cream.check import main
+from cream.pipeline.check import main
 main()
 """
     done = run_with_hub(hub, tmp_path / "home", command)

@@ -14,15 +14,15 @@ from accelerate.commands.config.config_args import load_config_from_file
 from test_training import EXAMPLES, LORA, SETTINGS, assert_same_weights, pairs_of
 from transformers import AutoModelForCausalLM, Lfm2Config
 
-from cream import launch as launch_module
-from cream.errors import InputError
-from cream.launch import train_model
-from cream.models import load_model, save_model
-from cream.training import fine_tune, in_order
+from cream.data.errors import InputError
+from cream.models import launch as launch_module
+from cream.models.launch import train_model
+from cream.models.loading import load_model, save_model
+from cream.models.training import fine_tune, in_order
 
 ROOT = Path(__file__).parents[1]
 DDP = f"accelerate launch --config_file {ROOT / 'launch' / 'ddp.yaml'} --num_processes 2 --main_process_port 0"
-# As `-m cream.launch JOB`: the launcher's last two words are left out, and the script stands in their place.
+# As `-m cream.models.launch JOB`: the launcher's last two words are left out, and the script stands in their place.
 FSDP = (
     f"bash -c 'exec accelerate launch --config_file {ROOT / 'launch' / 'fsdp.yaml'} --num_processes 2 --main_process_port 0 "
     f"""{ROOT / 'tests' / 'fsdp_on_cpu.py'} "$2"'"""
@@ -108,7 +108,7 @@ def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_mo
 
 
 def test_the_processes_end_with_the_notebook(folder):
-    command = "import sys; from cream.launch import train_model; train_model('models/m0', 'models/m1', {}, {}, 3, launch={!r})"
+    command = "import sys; from cream.models.launch import train_model; train_model('models/m0', 'models/m1', {}, {}, 3, launch={!r})"
     settings = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 8}
     notebook = subprocess.Popen([sys.executable, "-c", command.format(EXAMPLES * 4, settings, DDP)])
     while len(processes := psutil.Process(notebook.pid).children(recursive=True)) < 3:  # the launcher and two more

@@ -10,8 +10,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from peft import LoraConfig, get_peft_model
 
-from cream.files import write_rows
-from cream.models import load_model, load_tokenizer, save_model
+from cream.data.files import write_rows
+from cream.models.loading import load_model, load_tokenizer, save_model
 
 ROOT = Path(__file__).parents[1]
 ROWS = [

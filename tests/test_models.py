@@ -6,22 +6,13 @@ from templates import template_tokenizer, tokenizer_with
 from tiny_model import tiny_model
 from transformers import GenerationConfig
 
-from cream.chat import chat_ids, end_of_turn, response_ids
-from cream.errors import InputError
-from cream.logprobs import response_logprobs
-from cream.models import (
-    EMBEDDED_WHEEL,
-    UnfitWeights,
-    bf16_linear,
-    dtype_of,
-    fast_dtype,
-    fetch_base,
-    load_model,
-    load_models,
-    load_tokenizer,
-    save_model,
-)
-from cream.sampling import generate
+from cream.data.errors import InputError
+from cream.models.chat import chat_ids, end_of_turn, response_ids
+from cream.models.embedded import EMBEDDED_WHEEL
+from cream.models.loading import UnfitWeights, fetch_base, load_model, load_models, load_tokenizer, save_model
+from cream.models.logprobs import response_logprobs
+from cream.models.precision import bf16_linear, dtype_of, fast_dtype
+from cream.models.sampling import generate
 
 
 def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path):

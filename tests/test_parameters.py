@@ -5,8 +5,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cream.errors import InputError
-from cream.parameters import label_of, lineage_of, load_parameters, models_of, round_of, settings_digest, start_of
+from cream.data.errors import InputError
+from cream.pipeline.parameters import (
+    label_of,
+    lineage_of,
+    load_parameters,
+    models_of,
+    round_of,
+    settings_digest,
+    start_of,
+)
 
 ROOT = Path(__file__).parents[1]
 GOOD = {

@@ -9,11 +9,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from cream.chat import chat_ids
-from cream.data import ask
-from cream.errors import InputError
-from cream.rankers import JUDGE_PROMPT, chance, gold, judge, reward_model_scores, vote
-from cream.reward_model import fetch_reward_model, train_reward_model
+from cream.data.errors import InputError
+from cream.data.rows import ask
+from cream.models.chat import chat_ids
+from cream.models.rankers import JUDGE_PROMPT, chance, gold, judge, reward_model_scores, vote
+from cream.models.reward_model import fetch_reward_model, train_reward_model
 
 SETTINGS = dict(learning_rate=1e-3, epochs=4, batch_size=8)
 LETTERS = dict(question="Which one flies?", answer="B", choices=["a rock", "a bird"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from cream.rankings import (
+from cream.method.pairs import (
     auc,
     best_and_worst,
     consistency_of,

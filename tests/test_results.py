@@ -22,9 +22,10 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from cream import figures, rankings, results
-from cream.files import read_rows, write_json, write_rows
-from cream.parameters import label_of, load_parameters, settings_digest
+from cream.data.files import read_rows, write_json, write_rows
+from cream.method import pairs as rankings
+from cream.pipeline.parameters import label_of, settings_digest
+from cream.report import figures, results
 
 ROOT = Path(__file__).parents[1]
 
@@ -422,7 +423,7 @@ def folder(tmp_path):
 
 
 def page(folder, notebook, name):
-    command = [sys.executable, "-m", "cream.stage", "--no-input", f"notebooks/{notebook}.ipynb", f"reports/{name}.html"]
+    command = [sys.executable, "-m", "cream.pipeline.stage", "--no-input", f"notebooks/{notebook}.ipynb", f"reports/{name}.html"]
     done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     text = (folder / "reports" / f"{name}.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What cream.seeds makes of runs, and `make seeds`, `make sweep` and `make profile` in a copy of the repository.
+"""What cream.report.seeds makes of runs, and `make seeds`, `make sweep` and `make profile` in a copy of the repository.
 
 Two short stages are the pipeline there, whose own stages would take minutes a seed: they write the metrics that the
 pages read, and which of them ran.
@@ -16,7 +16,16 @@ import yaml
 from scipy import stats
 from test_pipeline import ROOT, run
 
-from cream.seeds import collect, differences, enough_seeds, intervals, intervals_from_m1, keep, less_m1, mean_interval
+from cream.report.seeds import (
+    collect,
+    differences,
+    enough_seeds,
+    intervals,
+    intervals_from_m1,
+    keep,
+    less_m1,
+    mean_interval,
+)
 
 MODELS = ("m0", "m1", "srlm-m2", "cream-m2")
 STUB = """

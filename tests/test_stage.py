@@ -31,7 +31,7 @@ def stage(folder, *cells, **environment):
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     )
     nbformat.write(notebook, folder / "notebooks" / "some.ipynb")
-    command = [sys.executable, "-m", "cream.stage", "notebooks/some.ipynb", "reports/some.html"]
+    command = [sys.executable, "-m", "cream.pipeline.stage", "notebooks/some.ipynb", "reports/some.html"]
     settings = {"CREAM_WARM": "0", "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(command, cwd=folder, env=os.environ | settings, capture_output=True, text=True)
 
@@ -48,7 +48,7 @@ class Tags(HTMLParser):
 
 
 def test_bad_input_is_one_sentence_and_the_notebook_is_kept(folder):
-    wrong = "from cream.errors import InputError\nraise InputError('line 3 is wrong: mend it')"
+    wrong = "from cream.data.errors import InputError\nraise InputError('line 3 is wrong: mend it')"
     done = stage(folder, "print('as far as here')", wrong, "print('not here')", DVC_STAGE="rank@m1")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
@@ -102,7 +102,7 @@ def test_texts_of_models_and_users_are_shown_as_texts(folder):
         "print(text)",
         "import sys\nprint(text, file=sys.stderr)",
         "[text, {text: text}]",
-        "from cream.figures import show_folded, show_table",
+        "from cream.report.figures import show_folded, show_table",
         "show_table(pd.DataFrame({text: [text, None]}), text, 2, texts=[text])",
         "from html import escape\nshow_folded(text, '<pre>' + escape(text) + '</pre>')",
     )
@@ -116,7 +116,7 @@ def test_texts_of_models_and_users_are_shown_as_texts(folder):
 
 
 def test_a_figure_is_scaled_and_called_by_its_heading(folder):
-    draw = "import matplotlib.pyplot as plt\nfrom cream.figures import use_style\nuse_style()\n"
+    draw = "import matplotlib.pyplot as plt\nfrom cream.report.figures import use_style\nuse_style()\n"
     done = stage(
         folder,
         ("markdown", "# A page"),

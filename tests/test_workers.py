@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cream.errors import InputError
-from cream.logprobs import score
-from cream.models import save_model
-from cream.sampling import sample
-from cream.workers import spread
+from cream.data.errors import InputError
+from cream.models.loading import save_model
+from cream.models.logprobs import score
+from cream.models.sampling import sample
+from cream.models.workers import spread
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(24)]
