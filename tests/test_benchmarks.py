@@ -16,7 +16,7 @@ from cream.data.answers import is_correct
 from cream.data.benchmarks import REVISIONS, TASKS, read_benchmarks
 from cream.data.errors import InputError
 from cream.data.files import read_rows, write_rows
-from cream.data.rows import ask, read_source
+from cream.data.rows import read_source, user_message
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,7 +149,7 @@ def test_chat_is_the_first_turn_in_english_with_its_best_reply(folder):
         ("oasst1-p1", "What is tea?", "A drink made of leaves."),
         ("oasst1-p4", "Name a colour.", "Blue."),
     ]
-    assert ask(seed[0]) == "What is tea?"  # no answer is known, so none is asked for
+    assert user_message(seed[0]) == "What is tea?"  # no answer is known, so none is asked for
 
 
 def test_ids_are_unique(folder):

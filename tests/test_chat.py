@@ -4,7 +4,7 @@ import pytest
 from templates import FOLDER, template_tokenizer, tokenizer_with
 from tiny_model import llama3_tokenizer
 
-from cream.data.rows import ask
+from cream.data.rows import user_message
 from cream.models.chat import (
     chat_ids,
     chat_text,
@@ -28,7 +28,7 @@ def spoken(tokenizer, row=SEED):
 
 def test_prompts_are_the_chat_template_up_to_the_assistant(tokenizer):
     ids = prompt_ids(tokenizer, ROW)
-    assert tokenizer.decode(ids) == f"<|user|>{ask(ROW)}<|end|><|assistant|>"
+    assert tokenizer.decode(ids) == f"<|user|>{user_message(ROW)}<|end|><|assistant|>"
     assert all(type(token) is int for token in ids)
 
 
@@ -65,7 +65,7 @@ def test_published_templates_are_taught_as_they_show_a_conversation(name):
     """Prompt and response are the rendered conversation up to the end of the turn, but for an empty thought that a template
     adds to one of them only."""
     tokenizer = template_tokenizer(name)
-    shown = chat_text(tokenizer, ask(ROW), SEED["response"])
+    shown = chat_text(tokenizer, user_message(ROW), SEED["response"])
     taught = spoken(tokenizer).removesuffix(tokenizer.eos_token)
     for thought in ("<think>\n\n</think>\n\n", "<think>\n\n\n</think>\n\n"):
         if thought in taught and thought not in shown:
@@ -88,7 +88,7 @@ def test_an_answer_is_never_taught_inside_a_thought(name):
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_template_that_takes_parts_gets_the_whole_message(name):
-    assert ask(ROW) in chat_text(template_tokenizer(name), ask(ROW))
+    assert user_message(ROW) in chat_text(template_tokenizer(name), user_message(ROW))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_tokenizer_without_an_end_token_may_have_one_in_its_template():
 def test_a_space_before_the_reply_is_taught():
     llama2 = "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }} {{ eos_token }}{% endif %}{% endfor %}"
     tokenizer = tokenizer_with(llama2, eos="</s>")
-    assert spoken(tokenizer) == f"[INST] {ask(ROW)} [/INST] Answer: 2</s>"
+    assert spoken(tokenizer) == f"[INST] {user_message(ROW)} [/INST] Answer: 2</s>"
 
 
 def test_a_changed_template_is_read_anew(tokenizer):
@@ -180,7 +180,7 @@ def test_thinking_is_off_unless_it_is_asked_for(name, off, on, tmp_path):
         for each in (tokenizer, saved):
             assert tokenizer.decode(prompt_ids(each, ROW)).endswith(ending)
             plain = each.apply_chat_template(
-                [{"role": "user", "content": ask(ROW)}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": user_message(ROW)}], tokenize=False, add_generation_prompt=True
             )
             assert plain.endswith(ending)
 

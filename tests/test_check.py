@@ -15,7 +15,7 @@ from test_parameters import GOOD, changed
 
 from cream.data.errors import InputError
 from cream.data.files import write_rows
-from cream.data.rows import ask
+from cream.data.rows import user_message
 from cream.models.chat import prompt_ids
 from cream.models.loading import save_model
 from cream.models.rankers import JUDGE_PROMPT
@@ -371,7 +371,7 @@ def test_prompts_must_fit_whoever_ranks_them_too(tmp_path, model, tokenizer, ran
         save_model(model, tokenizer, tmp_path / folder)
 
     write_rows(tmp_path / "data" / "splits" / "prompts-1.jsonl", [{**ROW, "id": "q0", "question": "?"}, ROW])
-    message = JUDGE_PROMPT + ask(ROW) if ranker == "judge" else ask(ROW)
+    message = JUDGE_PROMPT + user_message(ROW) if ranker == "judge" else user_message(ROW)
     length = len(prompt_ids(tokenizer, {"question": message}))
     params = changed({"model.base": "embedded", "sampling.max_new_tokens": 16})
     params["rank"]["m1"]["rankers"] = [ranker]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cream.data.answers import is_correct
 from cream.data.errors import InputError
-from cream.data.rows import MAX_CHARACTERS, ask, equal_shares, read_source, sift, take
+from cream.data.rows import MAX_CHARACTERS, decontaminate, equal_shares, read_source, take, user_message
 from cream.data.tasks import mostly_wrong
 
 ROW = {"id": "q1", "task": "sums", "question": "What is 1 + 1?", "answer": "2"}
@@ -79,21 +79,21 @@ def rows_of(*questions, **more):
 
 def test_what_cannot_be_trained_on_is_counted_by_reason():
     rows = rows_of("One?", "Two?", "one? ", "Three?", "Four?" + "?" * MAX_CHARACTERS)
-    kept, dropped = sift(rows, rows_of("THREE?"))
+    kept, dropped = decontaminate(rows, rows_of("THREE?"))
     assert [row["question"] for row in kept] == ["One?", "Two?"]
     assert dropped == {"too long": 1, "in the test set": 1, "repeats": 1}
-    assert sift(rows_of("Five?", "Two?"), [], seen=kept)[1] == {"too long": 0, "in the test set": 0, "repeats": 1}
+    assert decontaminate(rows_of("Five?", "Two?"), [], seen=kept)[1] == {"too long": 0, "in the test set": 0, "repeats": 1}
 
 
 def test_a_long_response_is_too_long_too():
-    assert sift(rows_of("One?", response="x" * MAX_CHARACTERS), [])[1]["too long"] == 1
-    assert sift(rows_of("One?", response="x" * (MAX_CHARACTERS - 4)), [])[1]["too long"] == 0
+    assert decontaminate(rows_of("One?", response="x" * MAX_CHARACTERS), [])[1]["too long"] == 1
+    assert decontaminate(rows_of("One?", response="x" * (MAX_CHARACTERS - 4)), [])[1]["too long"] == 0
 
 
 def test_with_other_options_it_is_another_question_but_not_if_it_stands_in_the_test_set():
     one, other = rows_of("Which?", choices=["2", "3"]) + rows_of("Which?", choices=["2", "4"])
-    assert sift([one, other], [])[0] == [one, other]
-    assert sift([one], [other])[1]["in the test set"] == 1
+    assert decontaminate([one, other], [])[0] == [one, other]
+    assert decontaminate([one], [other])[1]["in the test set"] == 1
 
 
 def test_shares_are_equal_as_far_as_the_tasks_go():
@@ -127,9 +127,9 @@ def test_take_gives_the_first_rows_and_the_rest():
 
 def test_the_question_comes_with_its_options_and_the_instruction():
     instruction = 'Think step by step and end with "Answer:".'
-    assert ask(ROW) == f"What is 1 + 1?\n{instruction}"
+    assert user_message(ROW) == f"What is 1 + 1?\n{instruction}"
     row = {**ROW, "question": "Which is hard?", "choices": ["water", "rock"]}
-    assert ask(row) == f"Which is hard?\nA. water\nB. rock\n{instruction}"
+    assert user_message(row) == f"Which is hard?\nA. water\nB. rock\n{instruction}"
 
 
 @pytest.mark.parametrize("chat", [{"answer": None}, {}])
@@ -138,7 +138,7 @@ def test_chat_has_no_answer_and_is_not_asked_for_one(folder, chat):
     write(folder / "prompts.jsonl", [row])
     write(folder / "seed.jsonl", [{**row, "response": "Well."}])
     source = read_source(folder)
-    assert source["prompts"] == [row] and ask(source["seed"][0]) == "How are you?"
+    assert source["prompts"] == [row] and user_message(source["seed"][0]) == "How are you?"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_as_many_options_as_there_are_letters(folder):
     row = {**ROW, "choices": [f"option {k}" for k in range(26)], "answer": "Z", "instruction": None}
     write(folder / "test.jsonl", [row])
     assert read_source(folder)["test"] == [row]
-    assert ask(row).splitlines()[-1] == "Z. option 25"
+    assert user_message(row).splitlines()[-1] == "Z. option 25"
 
 
 @pytest.mark.parametrize("split", ["seed", "prompts", "test"])
@@ -212,8 +212,8 @@ def test_sums_are_the_same_each_time():
 
 
 def test_sums_are_asked_without_an_instruction():
-    assert ask(SUMS["test"][0]) == SUMS["test"][0]["question"]
-    assert ask({**SUMS["test"][0], "instruction": "Be brief."}).endswith("=\nBe brief.")
+    assert user_message(SUMS["test"][0]) == SUMS["test"][0]["question"]
+    assert user_message({**SUMS["test"][0], "instruction": "Be brief."}).endswith("=\nBe brief.")
 
 
 def test_digits_are_sorted_downwards_and_for_the_warm_up_upwards():
@@ -221,10 +221,10 @@ def test_digits_are_sorted_downwards_and_for_the_warm_up_upwards():
     questions = [row["question"] for split in rows.values() for row in split]
     assert len(questions) == len(set(questions)) and len(rows["test"]) == len(rows["seed"]) == len(rows["warmup"]) == 1000
     for row in rows["seed"] + rows["prompts"] + rows["test"]:
-        number = re.fullmatch(r"Sort ([1-9]{7}) downwards", row["question"])[1]
+        number = re.fullmatch(r"Sort ([1-9]{6}) downwards", row["question"])[1]
         assert list(row["answer"]) == sorted(number, reverse=True)
     for row in rows["warmup"]:
-        assert list(row["answer"]) == sorted(re.fullmatch(r"Sort ([1-9]{7})", row["question"])[1])
+        assert list(row["answer"]) == sorted(re.fullmatch(r"Sort ([1-9]{6})", row["question"])[1])
         assert is_correct(row["response"], row["answer"])
 
 

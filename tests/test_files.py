@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cream.data.errors import InputError
-from cream.data.files import read_rows, seed_for, whole, write_json, write_rows
+from cream.data.files import atomic_write, read_rows, seed_for, write_json, write_rows
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -79,7 +79,7 @@ def test_folders_on_the_way_are_made(tmp_path):
 
 def test_a_file_appears_only_when_the_block_has_ended(tmp_path):
     path = tmp_path / "x.txt"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
@@ -90,7 +90,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt):
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half of the n")
             raise KeyboardInterrupt
     assert path.read_text() == "old"
@@ -111,7 +111,7 @@ def test_a_failed_folder_leaves_the_old_folder(tmp_path):
     folder.mkdir()
     (folder / "weights").write_text("old")
     with pytest.raises(OSError):
-        with whole(folder) as temporary:
+        with atomic_write(folder) as temporary:
             temporary.mkdir()
             (temporary / "weights").write_text("new")
             raise OSError("disk full")
@@ -123,7 +123,7 @@ def test_a_whole_folder_replaces_the_old_one(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "stale").write_text("old")
-    with whole(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         (temporary / "weights").write_text("new")
     assert [file.name for file in folder.iterdir()] == ["weights"]
@@ -133,7 +133,7 @@ def test_a_whole_folder_replaces_the_old_one(tmp_path):
 def test_what_an_interrupted_run_left_is_cleared(tmp_path):
     (tmp_path / ".model.part").mkdir()
     (tmp_path / ".model.part" / "stale").write_text("half")
-    with whole(tmp_path / "model") as temporary:
+    with atomic_write(tmp_path / "model") as temporary:
         temporary.mkdir()
     assert list((tmp_path / "model").iterdir()) == []
 

@@ -79,7 +79,7 @@ PRETRAINING = {"examples": 8, "wrong": 0.9, "learning_rate": 1.0e-3, "batch_size
     "changes, problem",
     [
         ({"model.scratch": None}, "model.scratch: say how large the model is"),
-        ({"data.source": "benchmarks"}, "data.source: a model from scratch is pretrained on one of sums, not on benchmarks"),
+        ({"data.source": "benchmarks"}, "data.source: a model from scratch is pretrained on one of sums, digits, not on benchmarks"),
         ({"model.scratch.width": 36}, "model.scratch.width: it must be a multiple of twice the heads, 8"),
         ({"model.scratch.pretraining.wrong": 1.5}, "model.scratch"),
         ({"model.thinking": True}, "model.thinking: a model from scratch does not think: leave the key out"),

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from cream.data.errors import InputError
-from cream.data.rows import ask
+from cream.data.rows import user_message
 from cream.models.chat import chat_ids
 from cream.models.rankers import JUDGE_PROMPT, chance, gold, judge, reward_model_scores, vote
 from cream.models.reward_model import fetch_reward_model, train_reward_model
@@ -111,7 +111,7 @@ def sharpened(model):
 
 def naive_judge(model, tokenizer, row, text):
     """The expected score and the mass of the six, from one whole forward pass for each of the six texts."""
-    message = {"role": "user", "content": JUDGE_PROMPT.format(question=ask(row), response=text)}
+    message = {"role": "user", "content": JUDGE_PROMPT.format(question=user_message(row), response=text)}
     chat = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
     p = []
     for k in range(6):
@@ -167,7 +167,7 @@ def reward_model(pad_token_id=0):
 
 def naive_reward(model, tokenizer, row, text, pooled):
     """The head on the hidden state of the token at position `pooled`, from one conversation, spelled out as text."""
-    ids = tokenizer(f"<|user|>{ask(row)}<|end|><|assistant|>{text}<|end|>", return_tensors="pt")["input_ids"]
+    ids = tokenizer(f"<|user|>{user_message(row)}<|end|><|assistant|>{text}<|end|>", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         return model.score(model.model(ids).last_hidden_state[0, pooled]).item()
 
@@ -264,7 +264,7 @@ def test_a_reward_model_that_cannot_be_had_is_one_clear_sentence(tmp_path, base,
 def test_a_response_that_the_reward_model_cannot_read_whole_is_named(tokenizer):
     model, text = reward_model(), "x" * 10
     rows = [{**row("?", "?"), "id": "q1"}, {**row("?", text), "id": "q2"}]
-    length = len(chat_ids(tokenizer, ask(rows[1]), text))
+    length = len(chat_ids(tokenizer, user_message(rows[1]), text))
     model.config.max_position_embeddings = length
     assert reward_model_scores(model, tokenizer, rows).shape == (2, 2)
     model.config.max_position_embeddings = length - 1

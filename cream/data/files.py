@@ -19,18 +19,18 @@ def read_rows(path):
 
 
 def write_rows(path, rows):
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_json(path, value):
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
-def whole(path):
+def atomic_write(path):
     """A temporary path to write a file or folder at; it takes its real name only when the block ends well."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")

@@ -36,20 +36,20 @@ def read_source(source, root="."):
     return {split: _read_split(folder / f"{split}.jsonl", fields) for split, fields in splits.items()}
 
 
-def sift(rows, test, seen=()):
+def decontaminate(rows, test, seen=()):
     """The rows that may be trained on, and the number of the others by reason: too long, a question of `test` (whatever
     its options), or the message of a row before it or of one of the rows `seen`. Case and spacing do not count."""
-    test, seen = {plain(row["question"]) for row in test}, {plain(ask(row)) for row in seen}
+    test, seen = {plain(row["question"]) for row in test}, {plain(user_message(row)) for row in seen}
     kept, dropped = [], {"too long": 0, "in the test set": 0, "repeats": 0}
     for row in rows:
         if len(row["question"]) + len(row.get("response") or "") > MAX_CHARACTERS:
             dropped["too long"] += 1
         elif plain(row["question"]) in test:
             dropped["in the test set"] += 1
-        elif plain(ask(row)) in seen:
+        elif plain(user_message(row)) in seen:
             dropped["repeats"] += 1
         else:
-            seen.add(plain(ask(row)))
+            seen.add(plain(user_message(row)))
             kept.append(row)
     return kept, dropped
 
@@ -78,7 +78,7 @@ def take(rows, count, what):
     return rows[:count], rows[count:]
 
 
-def ask(row):
+def user_message(row):
     """The user's message: the question, its lettered options if it has any, and the instruction if it has an answer."""
     options = [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(row.get("choices") or [])]
     instruction = row.get("instruction", INSTRUCTION) if row.get("answer") else ""

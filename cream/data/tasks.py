@@ -16,9 +16,9 @@ def sums():
     return _splits("sums", questions, instruction="")
 
 
-def digits(length=7, count=8000):
-    """The digits of a number in descending order: "Sort 4829135 downwards", "Answer: 9854321". The examples of the
-    base's warm-up are in ascending order, "Sort 4829135", so that M0 knows the form of an answer and not this order."""
+def digits(length=6, count=8000):
+    """The digits of a number in descending order: "Sort 482913 downwards", "Answer: 984321". The examples of the
+    base's warm-up are in ascending order, "Sort 482913", so that M0 knows the form of an answer and not this order."""
     draw = random.Random("digits")
     numbers = list(dict.fromkeys("".join(draw.choices("123456789", k=length)) for _ in range(count)))
     ascending = ["".join(sorted(number)) for number in numbers]

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from jinja2 import TemplateError
 
 from cream.data.errors import InputError
-from cream.data.rows import ask
+from cream.data.rows import user_message
 
 # The date for templates that write one, so that a prompt is the same on any day: that in Llama-3.2's own template.
 DAY = datetime(2024, 7, 26)
@@ -41,7 +41,7 @@ def _once_a_template(find):
 
 def prompt_ids(tokenizer, row):
     """The token ids of the chat prompt, up to where the assistant begins to write."""
-    return chat_ids(tokenizer, ask(row))
+    return chat_ids(tokenizer, user_message(row))
 
 
 def response_ids(tokenizer, row):

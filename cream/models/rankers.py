@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cream.data.answers import extract, finished_text, is_correct
 from cream.data.errors import InputError
-from cream.data.rows import ask
+from cream.data.rows import user_message
 from cream.models.chat import chat_ids
 from cream.models.logprobs import response_logprobs
 
@@ -77,7 +77,7 @@ def judge(model, tokenizer, rows):
     """
     lead, digits = _score_tokens(tokenizer)
     prompts = [
-        chat_ids(tokenizer, JUDGE_PROMPT.format(question=ask(row), response=response["text"])) + lead
+        chat_ids(tokenizer, JUDGE_PROMPT.format(question=user_message(row), response=response["text"])) + lead
         for row in rows
         for response in row["responses"]
     ]
@@ -97,7 +97,7 @@ def reward_model_scores(model, tokenizer, rows):
     One conversation at a time: no padding, so no pad token to be taken for an end token, and no other row can matter.
     """
     conversations = [
-        tuple(chat_ids(tokenizer, ask(row), response["text"])) for row in rows for response in row["responses"]
+        tuple(chat_ids(tokenizer, user_message(row), response["text"])) for row in rows for response in row["responses"]
     ]
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(conversations, key=len)

@@ -13,7 +13,7 @@ from trl import RewardConfig, RewardTrainer
 
 from cream.data.errors import InputError
 from cream.data.hub import model_folder
-from cream.data.rows import ask
+from cream.data.rows import user_message
 from cream.models.chat import chat_ids
 from cream.models.loading import UnfitWeights, load_weights
 from cream.models.training import one_gpu, optimiser_settings, train
@@ -27,7 +27,7 @@ def train_reward_model(model, tokenizer, pairs, settings, seed, dtype=torch.floa
     that of the forward pass.
     """
     rows = [
-        {f"{kind}_ids": chat_ids(tokenizer, ask(pair), pair[kind]) for kind in ("chosen", "rejected")} for pair in pairs
+        {f"{kind}_ids": chat_ids(tokenizer, user_message(pair), pair[kind]) for kind in ("chosen", "rejected")} for pair in pairs
     ]
     data, arguments = Dataset.from_list(rows), optimiser_settings(settings, seed, rows)
     arguments["bf16"] = dtype == torch.bfloat16

@@ -6,7 +6,7 @@ Everything is compared with a plain loop: one sequence, nothing masked, no cache
 import torch
 
 from cream.data.errors import InputError
-from cream.data.rows import ask
+from cream.data.rows import user_message
 from cream.models.architectures import measured, tolerance
 from cream.models.chat import chat_text, end_of_turn, prompt_ids, response_ids, thinks, turn_of
 from cream.models.logprobs import response_logprobs, shares_prompts
@@ -45,7 +45,7 @@ def check_base(model, tokenizer, rows):
 
 def _check_template(tokenizer, row):
     """The prompt holds the question, begins with one start token, and is how the conversation with a reply begins."""
-    message, ids = ask(row), prompt_ids(tokenizer, row)
+    message, ids = user_message(row), prompt_ids(tokenizer, row)
     prompt, whole = chat_text(tokenizer, message), chat_text(tokenizer, message, "Five.")
     if message.strip() not in prompt:
         raise InputError(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from cream.data import hub
 from cream.data.errors import InputError
 from cream.data.files import read_rows
-from cream.data.rows import FIELDS, ask, read_source
+from cream.data.rows import FIELDS, read_source, user_message
 from cream.data.tasks import MADE
 from cream.models.chat import check_context
 from cream.pipeline.parameters import load_parameters, models_of
@@ -248,7 +248,7 @@ def _check_readers(params, root, reward_model):
     from cream.models.rankers import JUDGE_PROMPT
 
     prompts = [row for path in splits for row in read_rows(path)]
-    judged = [{"id": row["id"], "question": JUDGE_PROMPT + ask(row)} for row in prompts]
+    judged = [{"id": row["id"], "question": JUDGE_PROMPT + user_message(row)} for row in prompts]
     for ranker, rows in (("judge", judged), ("reward_model", prompts)):
         if ranker in asked:
             folder = folders[ranker]

@@ -18,7 +18,7 @@ from pathlib import Path
 from string import Template
 
 from cream.data.errors import InputError
-from cream.data.files import whole, write_json
+from cream.data.files import atomic_write, write_json
 from cream.pipeline import warm
 from cream.pipeline.check import check_machine
 from cream.pipeline.parameters import load_parameters
@@ -120,7 +120,7 @@ def _write_page(notebook, path, show_code):
         highlight=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
         body=body,
     )
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

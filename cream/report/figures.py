@@ -13,7 +13,7 @@ import seaborn as sns
 from IPython.display import HTML, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from cream.data.files import whole
+from cream.data.files import atomic_write
 
 MOST_LINES = 8  # in one pair of axes; more are drawn a panel each
 
@@ -70,7 +70,7 @@ def show_figures(*figures, path=None):
         drawn.append((svg.getvalue(), f'<img src="data:image/svg+xml;base64,{encoded}" alt="{escape(text)}">'))
     display(HTML(f'<div class="figures">{"".join(image for _, image in drawn)}</div>'))
     if path:
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(drawn[0][0], encoding="utf-8")
 
 

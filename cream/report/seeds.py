@@ -15,7 +15,7 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from cream.data.errors import InputError
-from cream.data.files import whole
+from cream.data.files import atomic_write
 from cream.pipeline.parameters import label_of, models_of, round_of, settings_digest
 
 # Which columns come from which file of results/.
@@ -114,7 +114,7 @@ def keep(rows, path):
         there = pd.read_csv(path, dtype=str, keep_default_na=False)
         others = ~there.get("profile", pd.Series("", index=there.index)).isin(["", *ours.profile])
         ours = pd.concat([there[others], ours])[ours.columns].fillna("").sort_values("profile", kind="stable")
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         ours.to_csv(temporary, index=False)
 
 
