@@ -46,35 +46,3 @@ def best_and_worst(scores):
     """
     best, worst = scores.argmax(dim=1), scores.argmin(dim=1)
     return best, worst, scores.gather(1, best[:, None])[:, 0] > scores.gather(1, worst[:, None])[:, 0]
-
-
-def pairwise_wins(scores, correct):
-    """Of the (right, wrong) pairs among one prompt's responses, how many `scores` puts in order, and how many there
-    are. A tie counts half; a pair of which one has no score (NaN or None) does not count.
-
-    `scores` and `correct` are lists of N. The first number over the second is the pairwise accuracy.
-    """
-    scores, correct = np.array(scores, dtype=float), np.array(correct, dtype=bool)
-    difference = scores[correct][:, None] - scores[~correct]
-    return (difference > 0).sum() + (difference == 0).sum() / 2, int((~np.isnan(difference)).sum())
-
-
-def pairwise_accuracy(scores, correct):
-    """How often a ranker puts a right response above a wrong one to the same prompt, in [0, 1]; None if there are none.
-
-    `scores` and `correct` are `[prompts, N]`; NaN where a score is missing or the answer is not known.
-    """
-    known = ~correct.isnan().any(dim=1)
-    found = [pairwise_wins(*row) for row in zip(scores[known].tolist(), (correct[known] == 1).tolist())]
-    pairs = sum(pairs for _, pairs in found)
-    return float(sum(wins for wins, _ in found) / pairs) if pairs else None
-
-
-def auc(values, positive):
-    """How often a positive has a higher value than a negative, in [0, 1]; a tie counts half. None if one kind is missing.
-
-    `values` and `positive` are `[items]`, numbers and booleans.
-    """
-    values, positive = np.asarray(values, dtype=float), np.asarray(positive, dtype=bool)
-    wins, pairs = pairwise_wins(values, positive)
-    return float(wins / pairs) if pairs else None

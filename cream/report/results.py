@@ -6,24 +6,20 @@ model: of questions or prompts by bootstrap or Wilson, of seeds by `cream.report
 """
 
 import json
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 from cream.data.files import read_rows
 from cream.method.consistency import kendall_tau_b, spearman
-from cream.method.pairs import consistency_of, pairwise_wins, rankers_for, scores_of
+from cream.method.pairs import consistency_of, rankers_for, scores_of
 from cream.pipeline.parameters import label_of, models_of, round_of, settings_digest, start_of, train_row
 from cream.report import seeds
+from cream.report.statistics import auc_with_interval, mean, paired_difference, pairwise_wins, ratio, share
 
-DRAWS = 1000  # of the bootstrap
-MISSING = (np.nan, np.nan, np.nan)
 CONTROLS = {"SRLM by gold": "answer key (control)", "SRLM by random": "random pairs (control)"}
 
 
@@ -245,7 +241,7 @@ def _table(found):
     return pd.DataFrame(list(found.values()), index=list(found), columns=["value", "low", "high"], dtype=float)
 
 
-# Statistics. Every share and mean comes with its 95% interval.
+# Pairs and answers, compared.
 
 
 def verdict_of(chosen, rejected):
@@ -254,66 +250,6 @@ def verdict_of(chosen, rejected):
     if chosen is None or rejected is None or chosen != chosen or rejected != rejected:
         return None
     return "undecided" if bool(chosen) == bool(rejected) else "right" if chosen else "wrong"
-
-
-def share(count, total):
-    """A share with its Wilson interval."""
-    return (count / total, *proportion_confint(count, total, method="wilson")) if total else MISSING
-
-
-def ratio(numerators, denominators, prompts):
-    """The sum of the numerators over that of the denominators; the interval is bootstrapped over prompts, so that what
-    belongs to one prompt is drawn together."""
-    sums = pd.DataFrame({"n": numerators, "d": denominators}).groupby(np.asarray(prompts)).sum().to_numpy(dtype=float)
-    sums = sums[sums[:, 1] > 0]
-    if len(sums) == 0:
-        return MISSING
-    drawn = _draws(len(sums)) @ sums
-    return sums[:, 0].sum() / sums[:, 1].sum(), *np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-
-
-def mean(values, prompts):
-    """The mean of what is not missing."""
-    values, prompts = np.asarray(values, dtype=float), np.asarray(prompts)
-    there = ~np.isnan(values)
-    return ratio(values[there], np.ones(there.sum()), prompts[there])
-
-
-def auc(values, positive, weights=1.0):
-    """As in cream.method.pairs, how often a positive has a higher value than a negative, a tie counting half, with
-    `weights`, [..., values], that say how often each of them is there. NaN where one kind is missing."""
-    values, positive = np.asarray(values, dtype=float), np.asarray(positive, dtype=bool)
-    place = np.unique(values, return_inverse=True)[1]
-    at = np.eye(place.max() + 1)[place] if len(values) else np.zeros((0, 1))  # [values, distinct values]
-    positives, negatives = (weights * positive) @ at, (weights * ~positive) @ at
-    wins = (positives * (negatives.cumsum(-1) - negatives / 2)).sum(-1)
-    pairs = positives.sum(-1) * negatives.sum(-1)
-    return np.divide(wins, pairs, out=np.full(np.shape(pairs), np.nan), where=pairs > 0)[()]
-
-
-def auc_with_interval(values, positive, prompts):
-    found = auc(values, positive)
-    if np.isnan(found):
-        return MISSING
-    place = np.unique(np.asarray(prompts), return_inverse=True)[1]
-    drawn = auc(values, positive, _draws(place.max() + 1)[:, place])
-    return found, *np.nanpercentile(drawn, [2.5, 97.5])
-
-
-@lru_cache(maxsize=4)
-def _draws(n):
-    """How often each of n prompts is drawn in each draw of the bootstrap, [draws, n]; always the same."""
-    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS)
-
-
-def paired_difference(one, other):
-    """The difference of two shares of the same questions, with Bonett and Price's interval (2012)."""
-    n, wins, losses = len(one), int((one & ~other).sum()), int((~one & other).sum())
-    if n == 0:
-        return MISSING
-    gained, lost = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
-    half = stats.norm.ppf(0.975) * np.sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))
-    return (wins - losses) / n, max(gained - lost - half, -1), min(gained - lost + half, 1)
 
 
 def compare(correct, pairs):
@@ -349,7 +285,7 @@ def newly_answered_and_failed(correct, model, start):
 LOG_PROBS = {"log_prob": "policy_logps", "base": "base_logps"}  # rankers that are columns of their own in every run
 
 
-def pairwise_accuracy(rows, ranker):
+def ranker_accuracy(rows, ranker):
     """Of every right and wrong response to one prompt, how often the ranker puts the right one higher (ties half)."""
     found = {}
     for policy, group in rows[[set(correct) == {True, False} for correct in rows.correct]].groupby("policy", sort=False):
@@ -451,87 +387,6 @@ def length_bias(rows):
     return pd.Series(found, dtype=float)
 
 
-# The findings in words: what the numbers say decides the sentence.
-
-
-def direction(low, high, words=("below", "level with", "above"), middle=0.0):
-    """Where an interval lies: the first word below the middle, the last above it, the second where it holds it."""
-    return words[0] if high < middle else words[2] if low > middle else words[1]
-
-
-def points(value, low, high):
-    """A difference of accuracies with its interval, in points."""
-    value, low, high = (f"{round(100 * number, 1) + 0.0:+.1f}".replace("-", "−") for number in (value, low, high))
-    return f"{value} points, {low} to {high}"
-
-
-def percent(value, low=None, high=None):
-    if value != value:
-        return "–"
-    return f"{100 * value:.0f}%" + (f" ({100 * low:.0f} to {100 * high:.0f})" if low is not None else "")
-
-
-def value_of(table, model):
-    return table.value.get(model, np.nan)
-
-
-def course(table, models):
-    """A line of values, those that are there: 0.57, 0.62, 0.70."""
-    return ", ".join(f"{table.value[model]:.2f}" for model in models if model in table.index)
-
-
-def seeds_in_words(rows):
-    numbers = sorted(rows.seed.unique().tolist())
-    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"seeds {numbers[0]} to {numbers[-1]}"
-    return f"seeds {_listed([str(number) for number in numbers])}"
-
-
-def rewards_in_words(params, tables, lines):
-    """Whether the reward tells right from wrong responses, to begin with and at the end of each of these lines, beside
-    the other rankers. `tables`: {ranker: pairwise accuracy}, the reward's first."""
-    name, *others = tables
-
-    def found(policy):
-        more = [f"{other} {percent(value_of(tables[other], policy))}" for other in others]
-        return percent(value_of(tables[name], policy)) + (f" ({', '.join(more)})" if more else "")
-
-    if name != "reward" or "m1" not in tables[name].index:
-        return "How well the reward does on M1's responses is not known."
-    start = tables[name].loc["m1"]
-    verb = direction(start.low, start.high, ("<b>mistakes</b>", "does <b>not</b> tell", "<b>tells</b>"), 0.5)
-    what = "wrong responses for right ones" if "mistakes" in verb else "right from wrong responses"
-    text = f"M1's reward {verb} {what}: of a right and a wrong response to one prompt it puts the right one higher in "
-    text += f"{found('m1')}; chance is 50%."
-    for models in lines.values():
-        known = [model for model in models[1:] if model in tables[name].index]
-        if known:
-            end = tables[name].loc[known[-1]]
-            moved = "<b>falls</b> to" if end.high < start.low else "<b>rises</b> to" if end.low > start.high else "is"
-            text += f" On the responses of {called(params, known[-1])} this {moved} {found(known[-1])}."
-    return text
-
-
-def agreement_in_words(auc, lines):
-    """Whether tau tells right pairs from wrong ones: on M1's responses, and on those of each of these lines."""
-    words = (
-        "the more consistent pairs are right <b>less</b> often",
-        "agreement does <b>not</b> tell right pairs from wrong ones",
-        "the more consistent pairs are right <b>more</b> often",
-    )
-    where = {row.Index: direction(row.low, row.high, words, 0.5) for row in auc.itertuples()}
-    said = {}  # {what is said: of whose responses}
-    for name, models in {"M1": ["m1"], **{name: models[1:] for name, models in lines.items()}}.items():
-        known = [model for model in models if model in where]
-        found = {where[model] for model in known}
-        if known:
-            text = found.pop() if len(found) == 1 else "that differs from round to round"
-            who = "M1's responses" if name == "M1" else f"those of {name}'s models"
-            said.setdefault(text, []).append(f"{who} (AUC {course(auc, known)})")
-    sentences = [f"On {_listed(whose)} {text}." for text, whose in said.items()]
-    return " ".join(sentences) or "No pair of this run is known to be right or wrong."
-
-
 def last_common(params, one, other):
     """Of two lines the models of the last round that both have; None if there is none."""
     a, b = ({round_of(params, model): model for model in line[1:]} for line in (one, other))
@@ -549,67 +404,3 @@ def main_comparisons(params):
     wanted += [("CREAM-select", name) for name in (*fixed, "CREAM-select-random")]
     common = {(a, b): last_common(params, lines[a], lines[b]) for a, b in wanted if a in lines and b in lines}
     return pairs | {pair: models for pair, models in common.items() if models}
-
-
-def findings(found):
-    """The first page's paragraphs from {(method, other): (value, low, high)}: what follows, whether the controls hold,
-    and how the methods end against M1 and against each other. Where the controls do not hold, that comes first."""
-    controls = {name: found[name, "M1"] for name in CONTROLS.values() if (name, "M1") in found}
-    held = all(direction(*row[1:]) == EXPECTED[name] for name, row in controls.items())
-    versus_m1 = [pair for pair in found if pair[1] == "M1" and pair[0] not in controls]
-    versus = {pair: row for pair, row in found.items() if pair[1] != "M1"}
-    ends = [
-        _listed(f"{one} ends {WHERE[direction(*found[one, other][1:])]} {other} ({points(*found[one, other])})"
-                for one, other in pairs) + "."
-        for pairs in (versus_m1, versus)
-        if pairs
-    ]  # fmt: skip
-    controls, conclusion = _controls(controls, held), " ".join(_conclusion(versus))
-    paragraphs = [conclusion, controls, *ends] if held else [controls, conclusion, *ends]
-    return [paragraph for paragraph in paragraphs if paragraph]
-
-
-EXPECTED = dict(zip(CONTROLS.values(), ("above", "below")))
-WHERE = {"above": "<b>above</b>", "below": "<b>below</b>", "level with": "<b>not clearly apart</b> from"}
-
-
-def _controls(controls, held):
-    if not controls:
-        return "This run has no controls: nothing was trained on the answer key's pairs or on random ones."
-    named = dict(zip(CONTROLS.values(), ("the answer key's pairs", "random pairs")))
-    ends = (f"{named[name]} ends {WHERE[direction(*row[1:])]} M1 ({points(*row)})" for name, row in controls.items())
-    opening = "The controls hold" if held else "The controls do <b>not</b> hold, so the rest is to be read with care"
-    missing = "" if len(controls) == 2 else " The other control is not part of this run."
-    return f"{opening}: training on {_listed(ends)}.{missing}"
-
-
-def _conclusion(versus):
-    where = {pair: direction(*row[1:]) for pair, row in versus.items()}
-    plain = where.get(("CREAM", "SRLM"))
-    fixed = next((word for (one, other), word in where.items() if one == "CREAM" and other != "SRLM"), None)
-    if plain == "above":
-        yield "CREAM did <b>better</b> than plain self-rewarding (SRLM) here, " + {
-            None: "and a fixed C was not run.",
-            "above": "and better than a fixed C: measuring the consistency was worth it.",
-            "level with": "but <b>no clear difference from a fixed C</b> shows: it can be the smaller weight that "
-            "helps, and not that it is measured.",
-            "below": "but <b>a fixed C did better still</b>.",
-        }[fixed]
-    elif plain:
-        yield {
-            "level with": "CREAM made <b>no clear difference</b> to plain self-rewarding (SRLM) here.",
-            "below": "CREAM did <b>worse</b> than plain self-rewarding (SRLM) here.",
-        }[plain]
-    select = where.get(("CREAM-select", "CREAM"))
-    if select:
-        yield {
-            "above": "Agreement helped where it was used pair by pair (CREAM-select).",
-            "level with": "Using agreement pair by pair (CREAM-select) made no clear difference to CREAM.",
-            "below": "Using agreement pair by pair (CREAM-select) did worse than CREAM.",
-        }[select]
-
-
-def _listed(parts):
-    """a, b and c."""
-    *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last
