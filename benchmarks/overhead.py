@@ -34,7 +34,7 @@ def main():
     with TemporaryDirectory() as folder:
         time_stage(*ways["forked"], STAGES[0], Path(folder))  # it starts the server
         time.sleep(20)
-        for turn in range(options.repeats):
+        for _ in range(options.repeats):
             for stage in STAGES:
                 for way, place in ways.items():
                     seconds[way][stage].append(time_stage(*place, stage, Path(folder)))
