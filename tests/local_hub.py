@@ -44,9 +44,9 @@ def local_hub(repositories, gated=(), breaking=None):
 
         do_HEAD = do_GET
 
-        def answer(self, data, headers={}):
+        def answer(self, data, headers=()):
             self.send_response(200)
-            for key, value in {"Content-Length": str(len(data)), "Content-Type": "application/json", **headers}.items():
+            for key, value in {"Content-Length": str(len(data)), "Content-Type": "application/json", **dict(headers)}.items():
                 self.send_header(key, value)
             self.end_headers()
             if self.command == "GET":

@@ -12,10 +12,11 @@ import yaml
 from local_hub import local_hub, run_with_hub
 from nbclient import NotebookClient
 
-from cream.answers import is_correct
-from cream.benchmarks import REVISIONS, TASKS, read_benchmarks
-from cream.data import ask, read_source
-from cream.files import read_rows, write_rows
+from cream.data.answers import is_correct
+from cream.data.benchmarks import REVISIONS, TASKS, read_benchmarks
+from cream.data.errors import InputError
+from cream.data.files import read_rows, write_rows
+from cream.data.rows import read_source, user_message
 
 ROOT = Path(__file__).parents[1]
 
@@ -148,7 +149,7 @@ def test_chat_is_the_first_turn_in_english_with_its_best_reply(folder):
         ("oasst1-p1", "What is tea?", "A drink made of leaves."),
         ("oasst1-p4", "Name a colour.", "Blue."),
     ]
-    assert ask(seed[0]) == "What is tea?"  # no answer is known, so none is asked for
+    assert user_message(seed[0]) == "What is tea?"  # no answer is known, so none is asked for
 
 
 def test_ids_are_unique(folder):
@@ -202,6 +203,26 @@ def test_a_broken_file_is_named(folder):
         read_benchmarks(folder)
 
 
+def test_a_file_without_rows_is_named(folder):
+    next(folder.glob("openai/gsm8k/main/test-*")).unlink()
+    (folder / "gsm8k-test.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"gsm8k-test\.jsonl has no rows: copy it again"):
+        read_benchmarks(folder)
+
+
+@pytest.mark.parametrize("number, key", [(9, "I"), (26, "Z"), (27, "A")])
+def test_a_question_has_as_many_options_as_there_are_letters(folder, number, key):
+    texts, labels = [f"option {k}" for k in range(number)], [chr(ord("A") + k) for k in range(number)]
+    path = next(folder.glob("allenai/ai2_arc/ARC-Easy/test-*"))
+    path.write_bytes(parquet([arc("Q3", "Which one?", texts, labels, key)]))
+    if number > 26:
+        with pytest.raises(InputError, match="row 0 of arc-easy-test .*27 options"):
+            read_benchmarks(folder)
+    else:
+        row = by_task(read_benchmarks(folder)["test"])["arc-easy"][0]
+        assert (row["answer"], len(row["choices"])) == (key, number)
+
+
 def test_two_files_for_one_split_are_refused(tmp_path):
     for name in ("oasst1-train.jsonl", "sft-oasst1-train.parquet"):
         (tmp_path / name).write_bytes(b"")
@@ -235,15 +256,16 @@ def test_a_label_that_is_none_is_no_answer(folder, label):
         read_benchmarks(folder)
 
 
-def test_a_solution_without_an_answer_is_named(folder):
-    next(folder.glob("openai/gsm8k/main/test-*")).write_bytes(parquet([{"question": "2 + 3?", "answer": "It is five."}]))
+@pytest.mark.parametrize("solution", ["It is five.", "It is five.\n#### five", "It is x + 3.\n#### x + 3"])
+def test_a_solution_without_a_number_as_its_answer_is_named(folder, solution):
+    next(folder.glob("openai/gsm8k/main/test-*")).write_bytes(parquet([{"question": "2 + 3?", "answer": solution}]))
     with pytest.raises(ValueError, match="row 0 of gsm8k-test"):
         read_benchmarks(folder)
 
 
 def run_data(folder, source, **changes):
     """{name: rows} of the splits that notebooks/01_data.ipynb makes."""
-    params = yaml.safe_load((ROOT / "profiles" / "smollm2-cpu.yaml").read_text())
+    params = yaml.safe_load((ROOT / "profiles" / "smollm2-gpu.yaml").read_text())
     params["data"] |= {"source": str(source), "prompts_per_round": 1, "rounds": 2, "test_questions": None, **changes}
     params["model"]["warmup"]["examples"] = 3
     (folder / "notebooks").mkdir()
@@ -278,6 +300,16 @@ def test_a_seed_with_some_chat_gives_the_warm_up_its_worked_rows(tmp_path):
     assert sorted(row["id"] for name in ("warmup", "seed") for row in splits[name]) == ["c", *(f"w{n}" for n in range(5))]
 
 
+def test_a_source_can_have_another_task_for_the_warm_up(tmp_path):
+    splits = run_data(tmp_path, "digits", seed_examples=2)
+    assert {name: len(rows) for name, rows in splits.items() if name != "test"} == {
+        "warmup": 3, "seed": 2, "prompts-1": 1, "prompts-2": 1
+    }  # fmt: skip
+    assert {name: {row["task"] for row in rows} for name, rows in splits.items()} == {
+        "warmup": {"up"}, **dict.fromkeys(["seed", "prompts-1", "prompts-2", "test"], {"down"})
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("change", [{"answerKey": "F"}, {"choices": None}, {"answerKey": None}])
 def test_a_row_that_makes_no_sense_is_named(folder, change):
     path = next(folder.glob("allenai/ai2_arc/ARC-Easy/test-*"))
@@ -286,7 +318,7 @@ def test_a_row_that_makes_no_sense_is_named(folder, change):
         read_benchmarks(folder)
 
 
-READ = "import json, cream.data; print(json.dumps(cream.data.read_source('benchmarks')))"
+READ = "import json, cream.data.rows; print(json.dumps(cream.data.rows.read_source('benchmarks')))"
 
 
 @pytest.fixture

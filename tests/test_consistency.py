@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cream.consistency import (
+from cream.method.consistency import (
     MEASURES,
     consistency_rate,
     kendall_tau,
@@ -16,7 +16,7 @@ from cream.consistency import (
     top_order,
     top_order_official,
 )
-from cream.parameters import SCHEMA
+from cream.pipeline.parameters import SCHEMA
 
 small = st.integers(-3, 3).map(float)  # a narrow range, so that ties are common
 

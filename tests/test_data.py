@@ -1,26 +1,15 @@
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cream.answers import is_correct
-from cream.data import (
-    MAX_CHARACTERS,
-    ask,
-    chat_ids,
-    check_context,
-    equal_shares,
-    prompt_ids,
-    read_source,
-    response_ids,
-    sift,
-    take,
-)
-from cream.tasks import mostly_wrong
+from cream.data.answers import is_correct
+from cream.data.errors import InputError
+from cream.data.rows import MAX_CHARACTERS, decontaminate, equal_shares, read_source, take, user_message
+from cream.data.tasks import mostly_wrong
 
 ROW = {"id": "q1", "task": "sums", "question": "What is 1 + 1?", "answer": "2"}
 SUMS = read_source("sums")
@@ -80,7 +69,7 @@ def test_a_missing_file_is_named(folder):
 
 def test_an_id_that_stands_twice_is_named(folder):
     write(folder / "test.jsonl", [ROW, {**ROW, "id": "q2"}, {**ROW, "question": "What is 1 + 2?"}])
-    with pytest.raises(ValueError, match=r"test\.jsonl.* q1 stands twice"):
+    with pytest.raises(InputError, match=r"test\.jsonl, line 3: the id q1 stands twice, first in line 1: give every row"):
         read_source(folder)
 
 
@@ -90,21 +79,21 @@ def rows_of(*questions, **more):
 
 def test_what_cannot_be_trained_on_is_counted_by_reason():
     rows = rows_of("One?", "Two?", "one? ", "Three?", "Four?" + "?" * MAX_CHARACTERS)
-    kept, dropped = sift(rows, rows_of("THREE?"))
+    kept, dropped = decontaminate(rows, rows_of("THREE?"))
     assert [row["question"] for row in kept] == ["One?", "Two?"]
     assert dropped == {"too long": 1, "in the test set": 1, "repeats": 1}
-    assert sift(rows_of("Five?", "Two?"), [], seen=kept)[1] == {"too long": 0, "in the test set": 0, "repeats": 1}
+    assert decontaminate(rows_of("Five?", "Two?"), [], seen=kept)[1] == {"too long": 0, "in the test set": 0, "repeats": 1}
 
 
 def test_a_long_response_is_too_long_too():
-    assert sift(rows_of("One?", response="x" * MAX_CHARACTERS), [])[1]["too long"] == 1
-    assert sift(rows_of("One?", response="x" * (MAX_CHARACTERS - 4)), [])[1]["too long"] == 0
+    assert decontaminate(rows_of("One?", response="x" * MAX_CHARACTERS), [])[1]["too long"] == 1
+    assert decontaminate(rows_of("One?", response="x" * (MAX_CHARACTERS - 4)), [])[1]["too long"] == 0
 
 
 def test_with_other_options_it_is_another_question_but_not_if_it_stands_in_the_test_set():
     one, other = rows_of("Which?", choices=["2", "3"]) + rows_of("Which?", choices=["2", "4"])
-    assert sift([one, other], [])[0] == [one, other]
-    assert sift([one], [other])[1]["in the test set"] == 1
+    assert decontaminate([one, other], [])[0] == [one, other]
+    assert decontaminate([one], [other])[1]["in the test set"] == 1
 
 
 def test_shares_are_equal_as_far_as_the_tasks_go():
@@ -138,9 +127,9 @@ def test_take_gives_the_first_rows_and_the_rest():
 
 def test_the_question_comes_with_its_options_and_the_instruction():
     instruction = 'Think step by step and end with "Answer:".'
-    assert ask(ROW) == f"What is 1 + 1?\n{instruction}"
+    assert user_message(ROW) == f"What is 1 + 1?\n{instruction}"
     row = {**ROW, "question": "Which is hard?", "choices": ["water", "rock"]}
-    assert ask(row) == f"Which is hard?\nA. water\nB. rock\n{instruction}"
+    assert user_message(row) == f"Which is hard?\nA. water\nB. rock\n{instruction}"
 
 
 @pytest.mark.parametrize("chat", [{"answer": None}, {}])
@@ -149,7 +138,7 @@ def test_chat_has_no_answer_and_is_not_asked_for_one(folder, chat):
     write(folder / "prompts.jsonl", [row])
     write(folder / "seed.jsonl", [{**row, "response": "Well."}])
     source = read_source(folder)
-    assert source["prompts"] == [row] and ask(source["seed"][0]) == "How are you?"
+    assert source["prompts"] == [row] and user_message(source["seed"][0]) == "How are you?"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +150,14 @@ def test_chat_has_no_answer_and_is_not_asked_for_one(folder, chat):
         ({"choices": ["a", "b"], "answer": "C"}, "answer must be the letter of an option, A to B"),
         ({"choices": ["a", "b"], "answer": "a rock"}, "answer must be the letter of an option, A to B"),
         ({"answer": 7}, "answer must be text"),
+        ({"answer": "x + 1"}, r"answer must be a number, such as 12, -3\.5 or 3/4, .*'x \+ 1'"),
+        ({"answer": "(3, 4)"}, "answer must be a number"),
+        ({"answer": "yes"}, "answer must be a number"),
+        ({"answer": "12 apples", "choices": None}, "answer must be a number"),
+        ({"answer": "B"}, "answer must be a number"),
+        ({"choices": list("abcdefghijklmnopqrstuvwxyz0")}, "choices are 27, and there are 26 letters for them"),
+        ({"instruction": 7}, "instruction must be text"),
+        ({"response": ["Answer: 2"]}, "response must be text"),
     ],
 )
 def test_options_and_answers_that_do_not_fit_are_named(folder, wrong, says):
@@ -168,36 +165,36 @@ def test_options_and_answers_that_do_not_fit_are_named(folder, wrong, says):
     with pytest.raises(ValueError, match=rf"prompts\.jsonl, line 2: {says}"):
         read_source(folder)
 
-def test_prompts_are_the_chat_template_up_to_the_assistant(tokenizer):
-    ids = prompt_ids(tokenizer, ROW)
-    assert tokenizer.decode(ids) == f"<|user|>{ask(ROW)}<|end|><|assistant|>"
-    assert all(type(token) is int for token in ids)
+
+def test_as_many_options_as_there_are_letters(folder):
+    row = {**ROW, "choices": [f"option {k}" for k in range(26)], "answer": "Z", "instruction": None}
+    write(folder / "test.jsonl", [row])
+    assert read_source(folder)["test"] == [row]
+    assert user_message(row).splitlines()[-1] == "Z. option 25"
 
 
-def test_a_conversation_with_its_reply_ends_with_it(tokenizer):
-    assert tokenizer.decode(chat_ids(tokenizer, "Hi", "Hello")) == "<|user|>Hi<|end|><|assistant|>Hello<|end|>"
+@pytest.mark.parametrize("split", ["seed", "prompts", "test"])
+def test_a_split_without_rows_is_named(folder, split):
+    write(folder / f"{split}.jsonl", [])
+    with pytest.raises(InputError, match=rf"{split}\.jsonl has no rows: give it at least one"):
+        read_source(folder)
 
 
-def test_a_worked_response_ends_with_the_end_token(tokenizer):
-    ids = response_ids(tokenizer, {**ROW, "response": "Answer: 2"})
-    assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(ids[:-1]) == "Answer: 2"
+def test_half_of_a_character_is_named_by_file_and_line(folder):
+    write(folder / "seed.jsonl", [{**ROW, "response": "Answer: 2"}, {**ROW, "id": "q2", "response": "2 \ud800"}])
+    with pytest.raises(InputError, match=r"seed\.jsonl, line 2 holds '\\ud800', half of a character: mend or remove"):
+        read_source(folder)
 
 
-def test_a_prompt_that_leaves_too_little_context_is_named(tokenizer):
-    length = len(prompt_ids(tokenizer, ROW))
-    check_context(tokenizer, [ROW], 10, length + 10)
-    check_context(tokenizer, [ROW], 10**9, None)
-    with pytest.raises(ValueError, match=rf"the prompt q1 has {length} tokens; with 10 of a response .* context of {length + 9}"):
-        check_context(tokenizer, [{**ROW, "id": "q0", "question": "?"}, ROW], 10, length + 9)
+def test_all_of_no_rows_is_too_few():
+    with pytest.raises(InputError, match="no seed examples are left: those of data.source are too long, repeats"):
+        take([], None, "seed examples")
 
 
-def test_a_seed_response_that_does_not_fit_the_context_is_named(tokenizer):
-    row = {**ROW, "response": "x" * 50}
-    length = len(prompt_ids(tokenizer, row))
-    check_context(tokenizer, [row], 10, length + 51)
-    with pytest.raises(ValueError, match="with 51 of a response"):
-        check_context(tokenizer, [row], 10, length + 50)
+@pytest.mark.parametrize("answer", ["-3.5", "$1,080.00", "3/4", "1 1/2", "\\frac{1}{2}", "1.5e3", "50%"])
+def test_answers_may_be_numbers_of_any_form(folder, answer):
+    write(folder / "test.jsonl", [{**ROW, "answer": answer}])
+    assert read_source(folder)["test"][0]["answer"] == answer
 
 
 def test_sums_are_all_there_once_and_right():
@@ -215,8 +212,30 @@ def test_sums_are_the_same_each_time():
 
 
 def test_sums_are_asked_without_an_instruction():
-    assert ask(SUMS["test"][0]) == SUMS["test"][0]["question"]
-    assert ask({**SUMS["test"][0], "instruction": "Be brief."}).endswith("=\nBe brief.")
+    assert user_message(SUMS["test"][0]) == SUMS["test"][0]["question"]
+    assert user_message({**SUMS["test"][0], "instruction": "Be brief."}).endswith("=\nBe brief.")
+
+
+def test_digits_are_sorted_downwards_and_for_the_warm_up_upwards():
+    rows = read_source("digits")
+    questions = [row["question"] for split in rows.values() for row in split]
+    assert len(questions) == len(set(questions)) and len(rows["test"]) == len(rows["seed"]) == len(rows["warmup"]) == 1000
+    for row in rows["seed"] + rows["prompts"] + rows["test"]:
+        number = re.fullmatch(r"Sort ([1-9]{6}) downwards", row["question"])[1]
+        assert list(row["answer"]) == sorted(number, reverse=True)
+    for row in rows["warmup"]:
+        assert list(row["answer"]) == sorted(re.fullmatch(r"Sort ([1-9]{6})", row["question"])[1])
+        assert is_correct(row["response"], row["answer"])
+
+
+def test_a_folder_may_have_worked_examples_for_the_warm_up(folder):
+    assert "warmup" not in read_source(folder)
+    worked = {"id": "w", "task": "sums", "question": "1 + 1?", "response": "Answer: 2"}
+    write(folder / "warmup.jsonl", [{**worked, "answer": "2"}])
+    assert [row["id"] for row in read_source(folder)["warmup"]] == ["w"]
+    write(folder / "warmup.jsonl", [worked])
+    with pytest.raises(ValueError, match="warmup.jsonl, line 1: answer must be text"):
+        read_source(folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.9, 1.0])

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cream.files import read_rows, seed_for, whole, write_json, write_rows
+from cream.data.errors import InputError
+from cream.data.files import atomic_write, read_rows, seed_for, write_json, write_rows
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -38,14 +39,30 @@ def test_rows_are_one_json_object_a_line_in_utf_8(tmp_path):
         ('{"id": ', "is not JSON"),
         ("", "is not JSON"),
         ("[1, 2]", "is not a JSON object"),
+        ('{"a": 1' + "0" * 5000 + "}", "is not JSON"),
+        ('{"a": ' + "[" * 10**5, "is not JSON"),
+        ('{"a": ["\\ud83d"]}', r"holds '\\ud83d', half of a character"),
+        ('{"\\uDE00": "a"}', r"holds '\\ude00', half of a character"),
         ("null", "is not a JSON object"),
     ],
 )
 def test_a_broken_line_is_named_by_file_and_number(tmp_path, line, message):
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"id": 1}}\n{{"id": 2}}\n{line}\n{{"id": 4}}\n')
-    with pytest.raises(ValueError, match=rf"rows\.jsonl, line 3 {message}.*: mend or remove that line"):
+    with pytest.raises(InputError, match=rf"rows\.jsonl, line 3 {message}.*: mend or remove that line"):
         read_rows(path)
+
+
+def test_whole_characters_and_the_mark_of_windows_editors_are_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('\ufeff{"a": "\\ud83d\\ude00\\u0000é"}\r\n'.encode())
+    assert read_rows(path) == [{"a": "😀\0é"}]
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes('{"a": "é"}'.encode("utf-16"))
+    with pytest.raises(InputError, match=r"rows\.jsonl is not UTF-8 text: save it as UTF-8"):
+        read_rows(tmp_path / "rows.jsonl")
 
 
 def test_json_files_are_readable_and_end_with_a_newline(tmp_path):
@@ -62,7 +79,7 @@ def test_folders_on_the_way_are_made(tmp_path):
 
 def test_a_file_appears_only_when_the_block_has_ended(tmp_path):
     path = tmp_path / "x.txt"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
@@ -73,7 +90,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt):
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half of the n")
             raise KeyboardInterrupt
     assert path.read_text() == "old"
@@ -94,7 +111,7 @@ def test_a_failed_folder_leaves_the_old_folder(tmp_path):
     folder.mkdir()
     (folder / "weights").write_text("old")
     with pytest.raises(OSError):
-        with whole(folder) as temporary:
+        with atomic_write(folder) as temporary:
             temporary.mkdir()
             (temporary / "weights").write_text("new")
             raise OSError("disk full")
@@ -106,7 +123,7 @@ def test_a_whole_folder_replaces_the_old_one(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "stale").write_text("old")
-    with whole(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         (temporary / "weights").write_text("new")
     assert [file.name for file in folder.iterdir()] == ["weights"]
@@ -116,7 +133,7 @@ def test_a_whole_folder_replaces_the_old_one(tmp_path):
 def test_what_an_interrupted_run_left_is_cleared(tmp_path):
     (tmp_path / ".model.part").mkdir()
     (tmp_path / ".model.part" / "stale").write_text("half")
-    with whole(tmp_path / "model") as temporary:
+    with atomic_write(tmp_path / "model") as temporary:
         temporary.mkdir()
     assert list((tmp_path / "model").iterdir()) == []
 

@@ -3,16 +3,17 @@ from pathlib import Path
 import pytest
 from local_hub import local_hub, run_with_hub
 
-from cream.check import count_parameters
-from cream.models import save_model
+from cream.models.loading import save_model
+from cream.pipeline.check import count_parameters
 
 COMMIT = "a" * 40
 FETCH = """
 import sys
-from cream.hub import fetch
+from cream.data.errors import InputError
+from cream.data.hub import fetch
 try:
     print(fetch({repo!r}, {revision!r}, ["*"], kind={kind!r}))
-except (ConnectionError, ValueError) as error:
+except InputError as error:
     sys.exit(str(error))
 """
 
@@ -21,6 +22,7 @@ except (ConnectionError, ValueError) as error:
 def base(tmp_path, model, tokenizer):
     save_model(model, tokenizer, tmp_path / "base")
     (tmp_path / "base" / "pytorch_model.bin").write_bytes(b"a pickle")
+    (tmp_path / "base" / "consolidated.safetensors").write_bytes((tmp_path / "base" / "model.safetensors").read_bytes())
     return tmp_path / "base"
 
 
@@ -71,10 +73,11 @@ def test_a_hub_that_does_not_answer_is_one_clear_sentence(tmp_path):
     done = fetch("http://127.0.0.1:9", tmp_path / "home")
     assert done.returncode == 1 and "could not be downloaded" in done.stderr.strip().splitlines()[-1]
     command = f"""
-from cream.hub import count_parameters
+from cream.data.errors import InputError
+from cream.data.hub import count_parameters
 try:
     count_parameters("owner/chat", "{COMMIT}")
-except ConnectionError as error:
+except InputError as error:
     print(error)
 """
     said = run_with_hub("http://127.0.0.1:9", tmp_path / "home", command).stdout
@@ -111,8 +114,8 @@ def test_a_file_that_was_changed_is_refused(hub, tmp_path):
 def test_a_base_model_comes_from_the_hub_without_its_pickles(hub, base, tmp_path):
     command = f"""
 from pathlib import Path
-from cream.hub import count_parameters, model_folder
-from cream.models import fetch_base, save_model
+from cream.data.hub import count_parameters, model_folder
+from cream.models.loading import fetch_base, save_model
 print(count_parameters("owner/chat", "{COMMIT}"))
 print(*sorted(file.name for file in model_folder("owner/chat", "{COMMIT}").iterdir()))
 save_model(*fetch_base("owner/chat", "{COMMIT}"), "{tmp_path / 'm0'}")
@@ -121,7 +124,7 @@ save_model(*fetch_base("owner/chat", "{COMMIT}"), "{tmp_path / 'm0'}")
     assert done.returncode == 0, done.stderr
     count, files = done.stdout.strip().splitlines()
     assert int(count) == count_parameters(base) == count_parameters(tmp_path / "m0")
-    assert "model.safetensors" in files and "pytorch_model.bin" not in files
+    assert "model.safetensors" in files and not {"pytorch_model.bin", "consolidated.safetensors"} & {*files.split()}
     assert (tmp_path / "m0" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 
@@ -141,7 +144,7 @@ params["model"] |= {wanted!r}
 Path("{tmp_path}/params.yaml").write_text(yaml.safe_dump(params))
 import os
 os.chdir("{tmp_path}")
-from cream.check import main
+from cream.pipeline.check import main
 main()
 """
     done = run_with_hub(hub, tmp_path / "home", command)

@@ -12,15 +12,17 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from test_training import EXAMPLES, LORA, SETTINGS, assert_same_weights, pairs_of
+from transformers import AutoModelForCausalLM, Lfm2Config
 
-from cream import launch as launch_module
-from cream.launch import train_model
-from cream.models import load_model, save_model
-from cream.training import fine_tune, in_order
+from cream.data.errors import InputError
+from cream.models import launch as launch_module
+from cream.models.launch import train_model
+from cream.models.loading import load_model, save_model
+from cream.models.training import fine_tune, in_order
 
 ROOT = Path(__file__).parents[1]
 DDP = f"accelerate launch --config_file {ROOT / 'launch' / 'ddp.yaml'} --num_processes 2 --main_process_port 0"
-# As `-m cream.launch JOB`: the launcher's last two words are left out, and the script stands in their place.
+# As `-m cream.models.launch JOB`: the launcher's last two words are left out, and the script stands in their place.
 FSDP = (
     f"bash -c 'exec accelerate launch --config_file {ROOT / 'launch' / 'fsdp.yaml'} --num_processes 2 --main_process_port 0 "
     f"""{ROOT / 'tests' / 'fsdp_on_cpu.py'} "$2"'"""
@@ -65,6 +67,22 @@ def test_two_processes_fine_tune_the_model_that_one_does(folder, lora):
     assert (folder / "two" / "adapter_config.json").exists() == (lora is not None)
 
 
+@pytest.mark.parametrize("launch", [DDP, FSDP], ids=["ddp", "fsdp"])
+def test_two_processes_train_an_architecture_that_is_tried_first(folder, tokenizer, launch):
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    ends = dict(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=0, pad_token_id=0)
+    hybrid = AutoModelForCausalLM.from_config(Lfm2Config(**sizes, **ends, layer_types=["conv", "full_attention"]))
+    save_model(hybrid, tokenizer, folder / "m0")
+    pairs = pairs_of(load_model(folder / "m0"), 8)
+    one, two = (
+        train_model(folder / "m0", folder / name, pairs, SETTINGS, seed=3, launch=command)
+        for name, command in (("one", None), ("two", launch))
+    )
+    torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
+    assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
+
+
 def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_model(folder, monkeypatch):
     rows, settings = EXAMPLES * 200, {"learning_rate": 1e-3, "epochs": 4, "batch_size": 8}
     popen = subprocess.Popen
@@ -78,7 +96,7 @@ def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_mo
         return process
 
     monkeypatch.setattr(launch_module.subprocess, "Popen", killed)
-    with pytest.raises(ChildProcessError, match="ended with exit code 1 and left no model.*run again"):
+    with pytest.raises(InputError, match="ended with exit code 1 and left no model.*run again"):
         train_model(folder / "m0", folder / "m1", rows, settings, seed=3, launch=DDP)
     assert [path.name for path in folder.iterdir()] == ["m0"]
 
@@ -90,7 +108,7 @@ def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_mo
 
 
 def test_the_processes_end_with_the_notebook(folder):
-    command = "import sys; from cream.launch import train_model; train_model('models/m0', 'models/m1', {}, {}, 3, launch={!r})"
+    command = "import sys; from cream.models.launch import train_model; train_model('models/m0', 'models/m1', {}, {}, 3, launch={!r})"
     settings = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 8}
     notebook = subprocess.Popen([sys.executable, "-c", command.format(EXAMPLES * 4, settings, DDP)])
     while len(processes := psutil.Process(notebook.pid).children(recursive=True)) < 3:  # the launcher and two more
@@ -120,8 +138,17 @@ def test_every_row_comes_once_an_epoch_and_batches_are_filled_up_with_weight_0()
     assert len({tuple(row["id"] for row in epoch[:5]) for epoch in epochs}) == 3
 
 
+def test_bad_input_that_a_process_meets_is_a_sentence_and_no_traceback(folder, capfd):
+    launch = f"env WORLD_SIZE=3 {sys.executable}"  # stands for one of three processes
+    with pytest.raises(InputError, match="ended with exit code 1 and left no model"):
+        train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch=launch)
+    said = capfd.readouterr()
+    assert "a batch_size of 4 cannot be shared by 3 processes: change one in params.yaml" in said.out + said.err
+    assert "Traceback" not in said.out + said.err
+
+
 def test_a_launcher_that_fails_is_named(folder):
-    with pytest.raises(ChildProcessError, match="training by `false` .*exit code 1"):
+    with pytest.raises(InputError, match="training by `false` .*exit code 1"):
         train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch="false")
 
 

@@ -9,8 +9,8 @@ from test_benchmarks import arc, message, openbook, parquet, siqa
 from test_pipeline import ROOT, copy, run  # noqa: F401  copy is a fixture
 from tiny_model import llama3_model, llama3_tokenizer
 
-from cream.files import read_rows
-from cream.models import save_model
+from cream.data.files import read_rows
+from cream.models.loading import save_model
 
 OPTIONS = ["red", "green", "blue", "white"]
 

@@ -10,8 +10,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from peft import LoraConfig, get_peft_model
 
-from cream.files import write_rows
-from cream.models import load_model, load_tokenizer, save_model
+from cream.data.files import write_rows
+from cream.models.loading import load_model, load_tokenizer, save_model
 
 ROOT = Path(__file__).parents[1]
 ROWS = [
@@ -108,5 +108,5 @@ def test_without_lm_eval_it_says_how_to_install_it(run):
     _, run = run
     with pytest.raises(CellExecutionError) as error:
         run(ROWS, before="sys.modules['lm_eval'] = None")
-    assert error.value.ename == "ModuleNotFoundError"
+    assert error.value.ename == "InputError"
     assert error.value.evalue.startswith("this page needs lm-eval: run `pip install -e .[eval]`")

@@ -1,8 +1,18 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
-from cream.logprobs import response_logprobs
+from cream.models.logprobs import _score, response_logprobs, shares_prompts
 
 END = PAD = 0
 shape = dict(vocab_size=97, eos_token_id=END, pad_token_id=PAD, bos_token_id=None, initializer_range=0.2)
@@ -52,12 +62,84 @@ def test_an_architecture_that_caps_its_logits_is_scored_with_the_cap():
 
 
 @torch.no_grad()
-def test_a_text_longer_than_a_sliding_window_is_refused():
+def test_texts_longer_than_a_sliding_window_are_scored_one_by_one():
     model = AutoModelForCausalLM.from_config(MistralConfig(**shape, **small, sliding_window=6)).eval()
     short = [[1, 2, 3], [7]], [[10, 11, END], [20]]
     torch.testing.assert_close(response_logprobs(model, *short), naive_all(model, *short), atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match="9 tokens.*sees 6 at a time"):
-        response_logprobs(model, PROMPTS, RESPONSES)
+    sums = naive_all(model)
+    torch.testing.assert_close(response_logprobs(model, PROMPTS, RESPONSES), sums, atol=1e-4, rtol=0)
+    model.config.sliding_window = None
+    assert (naive_all(toy_like(model)) - sums).abs().max() > 0.01  # the window shows
+
+
+def toy_like(model):
+    other = AutoModelForCausalLM.from_config(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@torch.no_grad()
+def test_a_row_longer_than_a_window_by_places_is_not_shared():
+    """GPT-Neo's local attention counts places in the row: no text is longer than its window, but all responses together."""
+    config = GPTNeoConfig(
+        **shape, hidden_size=64, num_layers=2, num_heads=4, window_size=32, attention_types=[[["global", "local"], 1]]
+    )
+    model = sharp(AutoModelForCausalLM.from_config(config).eval())
+    prompts, responses = [[1, 2, 3]] * 5, [[10 * k + i for i in range(9)] for k in range(1, 6)]
+    torch.testing.assert_close(response_logprobs(model, prompts, responses), naive_all(model, prompts, responses), atol=1e-4, rtol=0)
+    assert shares_prompts(model)
+    rows = [(tuple(prompts[0]), [tuple(response) for response in responses])]
+    assert (_score(model, rows, shared=True) - naive_all(model, prompts, responses)).abs().max() > 0.01
+
+
+def sharp(model):
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            weight.mul_(3)
+    return model
+
+
+@pytest.mark.parametrize("rope, most", [("dynamic", 16), ("longrope", 12)])
+@torch.no_grad()
+def test_texts_where_rotary_positions_change_are_refused(rope, most):
+    factors = dict(short_factor=[1.0] * 8, long_factor=[2.0] * 8, original_max_position_embeddings=12)
+    parameters = dict(rope_type=rope, rope_theta=1e4, factor=2.0) | (factors if rope == "longrope" else {})
+    config = LlamaConfig(**shape, **small, max_position_embeddings=16, rope_parameters=parameters)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    torch.testing.assert_close(response_logprobs(model, PROMPTS, RESPONSES), naive_all(model), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match=f"up to 23 tokens, and the model's rotary positions change at {most}"):
+        response_logprobs(model, [[1, 2, 3]] * 2, [[5] * 20, [6]])
+
+
+def test_a_hybrid_is_trained_and_scored_alike_and_tried_without_a_trace():
+    torch.manual_seed(0)
+    config = Lfm2Config(**shape, **small, layer_types=["conv", "full_attention"])
+    model = AutoModelForCausalLM.from_config(config).train()
+    model.model.layers[0].eval()
+    random = torch.get_rng_state()
+    assert not shares_prompts(model)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.training and model.model.layers[1].training and not model.model.layers[0].training
+    sums = response_logprobs(model, PROMPTS, RESPONSES, max_tokens=None)
+    torch.testing.assert_close(sums, naive_all(model), atol=1e-4, rtol=0)
+    ours = torch.autograd.grad(sums.sum(), list(model.parameters()))
+    theirs = torch.autograd.grad(naive_all(model).sum(), list(model.parameters()))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_model_that_sees_what_comes_is_refused():
+    model = sharp(AutoModelForCausalLM.from_config(BertConfig(**shape, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)))
+    with pytest.raises(ValueError, match="bert is no causal language model.*take another model.base"):
+        response_logprobs(model.eval(), PROMPTS, RESPONSES)
+
+
+def test_known_architectures_are_computed_without_a_trial(model):
+    computed = []
+    model.register_forward_pre_hook(lambda *_: computed.append(1))
+    response_logprobs(model, PROMPTS, RESPONSES, max_tokens=None)
+    assert len(computed) == 1
 
 
 def test_the_output_layer_computes_response_tokens_alone_and_few_at_a_time(model):

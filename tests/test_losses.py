@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from cream.losses import cream_loss
+from cream.method.loss import cream_loss
 
 zeros = torch.zeros(1, dtype=torch.float64)
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from cream.losses import cream_loss
-from cream.methods import METHODS, exact
+from cream.method.loss import cream_loss
+from cream.method.methods import METHODS, exact
 
 rates = st.lists(st.floats(0, 1), min_size=1, max_size=6).map(lambda values: torch.tensor(values, dtype=torch.float64))
 

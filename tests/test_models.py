@@ -1,11 +1,18 @@
 import pytest
 import torch
-from safetensors.torch import load_file
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from templates import template_tokenizer, tokenizer_with
+from tiny_model import tiny_model
 from transformers import GenerationConfig
 
-from cream.logprobs import response_logprobs
-from cream.models import EMBEDDED_WHEEL, bf16_linear, dtype_of, fast_dtype, fetch_base, load_model, load_tokenizer, save_model
-from cream.sampling import generate
+from cream.data.errors import InputError
+from cream.models.chat import chat_ids, end_of_turn, response_ids
+from cream.models.embedded import EMBEDDED_WHEEL
+from cream.models.loading import UnfitWeights, fetch_base, load_model, load_models, load_tokenizer, save_model
+from cream.models.logprobs import response_logprobs
+from cream.models.precision import bf16_linear, dtype_of, fast_dtype
+from cream.models.sampling import generate
 
 
 def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path):
@@ -19,7 +26,7 @@ def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path):
 @pytest.mark.parametrize("base", ["no-one-at-all/no-such-model", "./no-such-folder"])
 def test_a_base_that_cannot_be_had_is_one_clear_sentence(tmp_path, base):
     with pytest.raises(
-        FileNotFoundError, match=f"the base model '{base}' .*model.base in params.yaml.* Give a folder"
+        InputError, match=f"the base model '{base}' .*model.base in params.yaml.* Give a folder"
     ) as error:
         fetch_base(base, revision="0" * 40, root=tmp_path)
     assert len(str(error.value).splitlines()) == 1
@@ -29,7 +36,7 @@ def test_pickled_weights_are_refused(tmp_path, model, tokenizer):
     save_model(model, tokenizer, tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "base" / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="safetensors"):
+    with pytest.raises(InputError, match="safetensors"):
         fetch_base("base", root=tmp_path)
 
 
@@ -64,6 +71,91 @@ def test_published_sampling_settings_do_not_reach_the_stages(tmp_path, model, to
     assert fetched.generation_config.eos_token_id == [0, 3]
     assert fetched.generation_config.repetition_penalty is None  # nor other programs that read the folder
     assert generate(fetched, tokenizer, prompts, max_new_tokens=12) == plain
+
+
+def test_the_end_of_a_turn_is_one_for_what_is_taught_and_what_stops(tmp_path):
+    """Gemma and Phi-3 publish one end token in the config and another in the chat template."""
+    for name, published, named in (("gemma", 257, ["<eos>", "<end_of_turn>"]), ("phi3", None, ["<eos>", "<|end|>"])):
+        tokenizer = template_tokenizer(name, eos="<eos>")
+        model = tiny_model(len(tokenizer), eos_token_id=published)
+        save_model(model, tokenizer, tmp_path / name)
+        fetched, texts = fetch_base(name, root=tmp_path)
+        save_model(fetched, texts, tmp_path / "m0")
+        loaded, again = load_model(tmp_path / "m0"), load_tokenizer(tmp_path / "m0")
+        assert again.convert_ids_to_tokens(loaded.generation_config.eos_token_id) == named
+        taught = response_ids(again, {"response": "Answer: 2"})[-1]
+        assert taught == end_of_turn(again) == loaded.generation_config.eos_token_id[-1]
+
+
+def test_a_base_without_any_end_token_is_refused(tmp_path):
+    tokenizer = tokenizer_with("{% for m in messages %}{{ m['content'] }}\n{% endfor %}", eos=None)
+    save_model(tiny_model(len(tokenizer), eos_token_id=None), tokenizer, tmp_path / "base")
+    with pytest.raises(ValueError, match="names no end token.*set eos_token"):
+        fetch_base("base", root=tmp_path)
+
+
+def test_thinking_is_stored_with_the_base(tmp_path):
+    tokenizer = template_tokenizer("qwen3")
+    save_model(tiny_model(len(tokenizer)), tokenizer, tmp_path / "base")
+    for thinking, ending in ((False, "</think>\n\n"), (True, "<|im_start|>assistant\n")):
+        model, texts = fetch_base("base", root=tmp_path, thinking=thinking)
+        save_model(model, texts, tmp_path / "m0")
+        again = load_tokenizer(tmp_path / "m0")
+        assert again.decode(chat_ids(again, "Hi")).endswith(ending)
+
+
+def change_weights(folder, change):
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+LAYER = "model.layers.1."
+UNFIT = {
+    "prefixed by torch.compile": (lambda weights: {f"_orig_mod.{k}": v for k, v in weights.items()}, "21 missing"),
+    "prefixed by DDP": (lambda weights: {f"module.{k}": v for k, v in weights.items()}, "21 missing"),
+    "a layer less": (lambda weights: {k: v for k, v in weights.items() if LAYER not in k}, "9 missing"),
+    "a layer more": (
+        lambda weights: weights | {k.replace(LAYER, "model.layers.2."): v + 0 for k, v in weights.items() if LAYER in k},
+        "9 unknown",
+    ),
+    "another width": (
+        lambda weights: weights | {"lm_head.weight": torch.zeros(104, 32)},
+        r"1 misshapen \(lm_head.weight\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_weights_that_do_not_fit_are_refused(tmp_path, model, tokenizer, fault):
+    change, says = UNFIT[fault]
+    save_model(model, tokenizer, tmp_path / "m0")
+    change_weights(tmp_path / "m0", change)
+    for load in (lambda: fetch_base("m0", root=tmp_path), lambda: load_model(tmp_path / "m0")):
+        with pytest.raises(UnfitWeights, match=f"the weights of .*m0'? do not fit its architecture: {says}") as error:
+            load()
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_tied_weights_buffers_and_heads_of_other_uses_are_no_fault(tmp_path, tokenizer):
+    model = tiny_model(len(tokenizer), tie_word_embeddings=True)
+    save_model(model, tokenizer, tmp_path / "base")
+    more = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8), "v_head.weight": torch.zeros(1, 64)}
+    change_weights(tmp_path / "base", lambda weights: weights | more)
+    assert "lm_head.weight" not in load_file(tmp_path / "base" / "model.safetensors")
+    fetched, _ = fetch_base("base", root=tmp_path)
+    assert torch.equal(fetched.lm_head.weight, model.model.embed_tokens.weight)
+
+
+def test_an_adapter_whose_weights_do_not_fit_is_refused(tmp_path, model, tokenizer):
+    save_model(model, tokenizer, tmp_path / "m0")
+    adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    save_model(adapter, tokenizer, tmp_path / "m1")
+    load_model(tmp_path / "m1")
+    file = tmp_path / "m1" / "adapter_model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if "layers.1" not in k}, file, metadata={"format": "pt"})
+    for load in (load_model, lambda folder: load_models([folder])):
+        with pytest.raises(UnfitWeights, match="the adapter in .*m1 do not fit its architecture: 4 missing"):
+            load(tmp_path / "m1")
 
 
 def test_a_model_comes_back_as_it_was_saved(tmp_path, model, tokenizer):

@@ -1,11 +1,20 @@
-import math
 import copy
+import math
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cream.parameters import label_of, lineage_of, load_parameters, models_of, round_of, settings_digest, start_of
+from cream.data.errors import InputError
+from cream.pipeline.parameters import (
+    label_of,
+    lineage_of,
+    load_parameters,
+    models_of,
+    round_of,
+    settings_digest,
+    start_of,
+)
 
 ROOT = Path(__file__).parents[1]
 GOOD = {
@@ -70,9 +79,10 @@ PRETRAINING = {"examples": 8, "wrong": 0.9, "learning_rate": 1.0e-3, "batch_size
     "changes, problem",
     [
         ({"model.scratch": None}, "model.scratch: say how large the model is"),
-        ({"data.source": "benchmarks"}, "data.source: a model from scratch is pretrained on one of sums, not on benchmarks"),
+        ({"data.source": "benchmarks"}, "data.source: a model from scratch is pretrained on one of sums, digits, not on benchmarks"),
         ({"model.scratch.width": 36}, "model.scratch.width: it must be a multiple of twice the heads, 8"),
         ({"model.scratch.pretraining.wrong": 1.5}, "model.scratch"),
+        ({"model.thinking": True}, "model.thinking: a model from scratch does not think: leave the key out"),
     ],
 )
 def test_a_model_from_scratch_needs_its_size_and_its_questions(load, changes, problem):
@@ -137,6 +147,11 @@ def test_right_parameters_come_back_unchanged(load):
         ({"train.m1": {"start": "m0", "method": "cream"}}, "train: "),
         ({"train.reward": {"start": "m1", "method": "cream"}}, "train: "),
         ({"train.Cream M4": {"start": "m1", "method": "cream"}}, "train: 'Cream M4'"),
+        ({"train.1e3": {"start": "m1", "method": "cream"}}, "train: '1e3' .*: a name is of small letters"),
+        *[
+            ({"train": {name: {"start": "m1", "method": "cream"}}}, "train: ")
+            for name in ("fixed-0.8", "a/b", "..", "a b", "-a", "a:b", "a@b", "a\n", "", "é", "x" * 65, True, 7, None)
+        ],
         ({"train": {}}, "train: "),
         ({"train.cream-m3.start": "cream-m9"}, "train.cream-m3.start: there is no model cream-m9"),
         ({"train.cream-m3.start": "m0"}, "train.cream-m3.start: there is no model m0"),
@@ -233,3 +248,31 @@ def test_labels_say_what_made_a_model():
 def test_models_come_in_the_order_of_their_rounds():
     train = {"b-m3": {"start": "b-m2"}, "a-m2": {"start": "m1"}, "b-m2": {"start": "m1"}}
     assert models_of({"train": train}) == ["m0", "m1", "a-m2", "b-m2", "b-m3"]
+
+
+@pytest.mark.parametrize("twice", ["seed: 1\nseed: 2\n", "train:\n  a-m2: {start: m1}\n  a-m2: {start: m1}\n"])
+def test_a_key_that_is_given_twice_is_refused(tmp_path, twice):
+    (tmp_path / "params.yaml").write_text(twice)
+    key = twice.split(":")[-2].split()[-1] if "train" not in twice else "a-m2"
+    with pytest.raises(InputError, match=rf"params\.yaml is not YAML: the key {key} is given twice .*line \d"):
+        load_parameters(tmp_path / "params.yaml")
+
+
+def test_a_notebook_that_runs_in_the_wrong_folder_is_told_so(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "params.yaml").write_text("")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match="notebooks run in the folder notebooks/: give papermill --cwd notebooks"):
+        load_parameters("../params.yaml")
+    (tmp_path / "here" / "params.yaml").rename(tmp_path / "params.yaml")
+    with pytest.raises(InputError, match="params.yaml is in the folder above: run this there"):
+        load_parameters("params.yaml")
+    (tmp_path / "params.yaml").unlink()
+    with pytest.raises(InputError, match="../params.yaml does not exist: copy a file of profiles/ there"):
+        load_parameters("../params.yaml")
+
+
+def test_parameters_that_are_not_utf_8_are_named(tmp_path):
+    (tmp_path / "params.yaml").write_bytes("seed: é".encode("latin-1"))
+    with pytest.raises(InputError, match="params.yaml is not UTF-8 text"):
+        load_parameters(tmp_path / "params.yaml")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from cream.files import read_rows, write_rows
+from cream.data.files import read_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -61,7 +61,7 @@ def copy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(copy):
-    run(copy, sys.executable, "-m", "cream.check")
+    run(copy, sys.executable, "-m", "cream.pipeline.check")
     run(copy, "dvc", "repro")
     return copy
 
@@ -156,7 +156,7 @@ def edited(finished, tmp_path):
 
 def page_of(folder, notebook, page, *parameters):
     """The cells of the page's tables, and the page."""
-    command = [sys.executable, "-m", "cream.stage", "--no-input", f"notebooks/{notebook}", f"reports/{page}"]
+    command = [sys.executable, "-m", "cream.pipeline.stage", "--no-input", f"notebooks/{notebook}", f"reports/{page}"]
     run(folder, *command, *parameters)
     text = (folder / "reports" / page).read_text()
     return re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", text, re.DOTALL), text
@@ -261,7 +261,7 @@ def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tm
         ("06_train", "model_name=cream-m2"),
         ("07_evaluate", "model_name=cream-m2"),
     ):
-        command = [sys.executable, "-m", "cream.stage", f"notebooks/{notebook}.ipynb", "page.html"]
+        command = [sys.executable, "-m", "cream.pipeline.stage", f"notebooks/{notebook}.ipynb", "page.html"]
         run(folder, *command, *([argument] if argument else []))
     for file in ("data/samples/m1.jsonl", "data/answers/cream-m2.jsonl"):
         assert read_rows(folder / file) == read_rows(finished / file)
@@ -285,7 +285,7 @@ def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):
     profile = (finished / "params.yaml").read_text()
     changed = profile.replace("source: sums", "source: broken").replace("base: scratch", "base: embedded")
     (finished / "params.yaml").write_text(changed)
-    command = [sys.executable, "-m", "cream.stage", "notebooks/01_data.ipynb", "reports/stages/data.html"]
+    command = [sys.executable, "-m", "cream.pipeline.stage", "notebooks/01_data.ipynb", "reports/stages/data.html"]
     done = run(finished, *command, check=False)
     (finished / "params.yaml").write_text(profile)
     assert done.returncode == 1

@@ -3,14 +3,17 @@ import string
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_model import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from cream.data import ask
-from cream.rankers import JUDGE_PROMPT, chance, gold, judge, reward_model_scores, vote
-from cream.reward_model import fetch_reward_model, train_reward_model
+from cream.data.errors import InputError
+from cream.data.rows import user_message
+from cream.models.chat import chat_ids
+from cream.models.rankers import JUDGE_PROMPT, chance, gold, judge, reward_model_scores, vote
+from cream.models.reward_model import fetch_reward_model, train_reward_model
 
 SETTINGS = dict(learning_rate=1e-3, epochs=4, batch_size=8)
 LETTERS = dict(question="Which one flies?", answer="B", choices=["a rock", "a bird"])
@@ -36,6 +39,14 @@ def test_gold_knows_right_wrong_unparsed_and_lettered_answers():
     scores = gold(rows)
     assert torch.equal(scores, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]))
     assert scores.dtype == torch.float32
+
+
+def test_a_response_that_was_cut_short_is_wrong_and_has_no_vote():
+    texts = row("Answer: 5", "Answer: 5")
+    for response, reason in zip(texts["responses"], ("stop", "length")):
+        response["finish_reason"] = reason
+    assert gold([texts]).tolist() == [[1.0, 0.0]]
+    assert_close(vote([texts]), torch.tensor([[0.5, math.nan]]), equal_nan=True)
 
 
 def test_gold_has_no_score_where_no_answer_is_known():
@@ -100,7 +111,7 @@ def sharpened(model):
 
 def naive_judge(model, tokenizer, row, text):
     """The expected score and the mass of the six, from one whole forward pass for each of the six texts."""
-    message = {"role": "user", "content": JUDGE_PROMPT.format(question=ask(row), response=text)}
+    message = {"role": "user", "content": JUDGE_PROMPT.format(question=user_message(row), response=text)}
     chat = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
     p = []
     for k in range(6):
@@ -156,7 +167,7 @@ def reward_model(pad_token_id=0):
 
 def naive_reward(model, tokenizer, row, text, pooled):
     """The head on the hidden state of the token at position `pooled`, from one conversation, spelled out as text."""
-    ids = tokenizer(f"<|user|>{ask(row)}<|end|><|assistant|>{text}<|end|>", return_tensors="pt")["input_ids"]
+    ids = tokenizer(f"<|user|>{user_message(row)}<|end|><|assistant|>{text}<|end|>", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         return model.score(model.model(ids).last_hidden_state[0, pooled]).item()
 
@@ -245,16 +256,27 @@ def test_a_reward_model_is_fetched_as_it_is_and_scores_the_same_when_saved(tmp_p
     ],
 )
 def test_a_reward_model_that_cannot_be_had_is_one_clear_sentence(tmp_path, base, revision, says):
-    with pytest.raises(FileNotFoundError, match=rf"the reward model '{base}' .*params.yaml\) {says}") as error:
+    with pytest.raises(InputError, match=rf"the reward model '{base}' .*params.yaml\) {says}") as error:
         fetch_reward_model(base, revision, root=tmp_path)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_response_that_the_reward_model_cannot_read_whole_is_named(tokenizer):
+    model, text = reward_model(), "x" * 10
+    rows = [{**row("?", "?"), "id": "q1"}, {**row("?", text), "id": "q2"}]
+    length = len(chat_ids(tokenizer, user_message(rows[1]), text))
+    model.config.max_position_embeddings = length
+    assert reward_model_scores(model, tokenizer, rows).shape == (2, 2)
+    model.config.max_position_embeddings = length - 1
+    with pytest.raises(InputError, match=f"the prompt q2 has {length} tokens, and the reward model reads {length - 1}: "):
+        reward_model_scores(model, tokenizer, rows)
 
 
 def test_a_pickled_reward_model_is_refused(tmp_path, tokenizer):
     folder = tmp_path / save(reward_model(), tokenizer)
     (folder / "model.safetensors").unlink()
     torch.save(reward_model().state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="safetensors"):
+    with pytest.raises(InputError, match="safetensors"):
         fetch_reward_model(folder)
 
 
@@ -265,6 +287,14 @@ def test_a_model_that_gives_no_single_reward_is_refused(tmp_path, make_model, to
     for model in (two_labels, headless, make_model()):
         with pytest.raises(ValueError, match="'judge' .* is no reward model: give a sequence classifier"):
             fetch_reward_model(save(model, tokenizer), root=tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
+def test_a_reward_model_whose_weights_do_not_fit_is_refused(tmp_path, tokenizer, prefix):
+    file = tmp_path / save(reward_model(), tokenizer) / "model.safetensors"
+    save_file({prefix + name: weight for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="'judge' .* is no reward model: .*do not fit its architecture: 21 missing"):
+        fetch_reward_model("judge", root=tmp_path)
 
 
 def test_a_reward_model_without_a_chat_template_is_refused(tmp_path):

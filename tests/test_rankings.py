@@ -2,17 +2,8 @@ import math
 
 import pytest
 import torch
-from scipy import stats
 
-from cream.rankings import (
-    auc,
-    best_and_worst,
-    consistency_of,
-    pairwise_accuracy,
-    pairwise_wins,
-    rankers_for,
-    scores_of,
-)
+from cream.method.pairs import best_and_worst, consistency_of, rankers_for, scores_of
 
 ROWS = [
     {"scores": {"reward": [3.0, 1.0, 2.0], "gold": [1.0, 0.0, 0.0], "judge": [4.0, 2.0, 3.0]}},
@@ -78,35 +69,3 @@ def test_best_and_worst_make_a_pair(scores, pair):
     assert has_pair.tolist() == [pair is not None]
     if pair:
         assert (best.item(), worst.item()) == pair
-
-
-@pytest.mark.parametrize(
-    "scores, correct, wins, pairs",
-    [
-        ([3.0, 1.0, 2.0], [True, False, False], 2, 2),
-        ([1.0, 2.0, 2.0, 0.0], [True, False, True, False], 2.5, 4),  # 1>0, 2=2 counts half, 2>0, and 1<2 is lost
-        ([1.0, None, 0.0], [True, False, False], 1, 1),  # no score: the pair does not count
-        ([math.nan, 1.0], [True, False], 0, 0),
-        ([1.0, 2.0], [True, True], 0, 0),
-    ],
-)
-def test_pairwise_wins_by_hand(scores, correct, wins, pairs):
-    assert pairwise_wins(scores, correct) == (wins, pairs)
-
-
-def test_pairwise_accuracy_by_hand():
-    nan = math.nan
-    scores = torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 0.0], [5.0, nan, 4.0], [9.0, 8.0, 7.0]])
-    correct = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [nan, nan, nan]])
-    # Of (right, wrong): 2 of 2, then a tie and a win, then one lost and one without a score: 3.5 of 5.
-    assert pairwise_accuracy(scores, correct) == 0.7
-    assert pairwise_accuracy(scores[3:], correct[3:]) is None
-
-
-def test_auc_is_the_mann_whitney_statistic():
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randint(5, (40,), generator=generator).numpy()
-    positive = torch.randint(2, (40,), generator=generator).bool().numpy()
-    wins = stats.mannwhitneyu(values[positive], values[~positive]).statistic
-    assert auc(values, positive) == pytest.approx(wins / (positive.sum() * (~positive).sum()))
-    assert auc([1, 2], [True, True]) is None and auc([], []) is None

@@ -9,77 +9,52 @@ import re
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from cream import figures, rankings, results
-from cream.files import write_json, write_rows
-from cream.parameters import label_of, load_parameters, settings_digest
+from cream.data.files import read_rows, write_json, write_rows
+from cream.pipeline.parameters import label_of, settings_digest
+from cream.report import figures, findings, results, statistics
 
 ROOT = Path(__file__).parents[1]
 
 # Statistics
 
 
-def test_auc_counts_ties_half():
-    # Positives 3 and 2, negatives 2 and 1: three wins and a tie of four.
-    assert results.auc([3, 2, 2, 1], [True, True, False, False]) == 3.5 / 4
-    assert results.auc([1, 1], [True, False]) == 0.5
-    assert math.isnan(results.auc([1, 2], [True, True])) and math.isnan(results.auc([], []))
-
-
-def test_auc_is_the_mann_whitney_statistic_and_weights_are_repetitions():
-    rng = np.random.default_rng(3)
-    values, positive = rng.integers(0, 6, 80), rng.random(80) < 0.4
-    right, wrong = values[positive], values[~positive]
-    expected = stats.mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong))
-    assert results.auc(values, positive) == pytest.approx(expected) == rankings.auc(values, positive)
-    weights = rng.integers(0, 4, 80)
-    repeated = results.auc(values.repeat(weights), positive.repeat(weights))
-    assert results.auc(values, positive, weights) == pytest.approx(repeated)
-
-
-def test_the_bootstrap_draws_what_belongs_to_a_prompt_together():
-    values, positive = [1, 2, 3, 4] * 20, [False, False, True, True] * 20
-    assert results.auc_with_interval(values, positive, range(80)) == (1, 1, 1)
-    # One prompt holds all positives, the other all negatives: a draw of one of them alone says nothing.
-    found, low, high = results.auc_with_interval([1, 2, 1, 1], [True, True, False, False], ["a", "a", "b", "b"])
-    assert found == low == high == 0.75
-    assert results.mean([1.0, 0.0, math.nan], ["a", "b", "c"])[0] == 0.5
-    assert np.isnan(results.mean([math.nan], ["a"])).all()
-
-
 def test_an_interval_of_a_mean_is_that_of_scipys_bootstrap():
     values = np.random.default_rng(0).random(300)
-    found, low, high = results.mean(values, range(300))
+    found, low, high = statistics.mean(values, range(300))
     oracle = stats.bootstrap([values], np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
     assert found == pytest.approx(values.mean())
     assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=0.004)
-    assert results.mean(values, range(300)) == (found, low, high)  # the same seed each time
+    assert statistics.mean(values, range(300)) == (found, low, high)  # the same seed each time
 
 
 def test_a_share_has_wilsons_interval():
-    assert results.share(3, 4) == (0.75, *proportion_confint(3, 4, method="wilson"))
-    assert np.isnan(results.share(0, 0)).all()
+    assert statistics.share(3, 4) == (0.75, *proportion_confint(3, 4, method="wilson"))
+    assert np.isnan(statistics.share(0, 0)).all()
 
 
 def test_paired_differences():
     one, other = pd.Series([True] * 6), pd.Series([False] * 6)
     # Bonett and Price by hand: 7/8 - 1/8 = 3/4, sd sqrt((1 - 9/16) / 8) = 0.2339, 3/4 - 1.96 * 0.2339 = 0.2916.
-    assert results.paired_difference(one, other) == pytest.approx((1, 0.2916, 1), abs=1e-4)
-    difference, low, high = results.paired_difference(other, one)
+    assert statistics.paired_difference(one, other) == pytest.approx((1, 0.2916, 1), abs=1e-4)
+    difference, low, high = statistics.paired_difference(other, one)
     assert (difference, low, high) == pytest.approx((-1, -1, -0.2916), abs=1e-4)
     rng = np.random.default_rng(0)
     one, other = (pd.Series(rng.random(5000) < p) for p in (0.6, 0.5))
     wald = stats.norm.interval(0.95, (one * 1 - other).mean(), (one * 1 - other).std() / 5000**0.5)
-    assert results.paired_difference(one, other)[1:] == pytest.approx(wald, abs=1e-4)
+    assert statistics.paired_difference(one, other)[1:] == pytest.approx(wald, abs=1e-4)
 
 
 def test_mcnemar_and_holm():
@@ -135,16 +110,16 @@ ROWS = pd.DataFrame(
 
 def test_pairwise_accuracy_by_hand():
     # a: 2 > 1 a win, 2 = 2 a half; b: 1 < 2 a loss, 3 > 2 a win.
-    assert results.pairwise_accuracy(ROWS, "reward").value.to_dict() == {"m1": 2.5 / 4}
-    assert results.pairwise_accuracy(ROWS, "judge").value.to_dict() == {"m1": 1.0}  # the one pair with two scores
-    assert results.pairwise_accuracy(ROWS, "log_prob").value.to_dict() == {"m1": 3 / 4}
-    assert results.pairwise_accuracy(ROWS, "vote").empty
+    assert results.ranker_accuracy(ROWS, "reward").value.to_dict() == {"m1": 2.5 / 4}
+    assert results.ranker_accuracy(ROWS, "judge").value.to_dict() == {"m1": 1.0}  # the one pair with two scores
+    assert results.ranker_accuracy(ROWS, "log_prob").value.to_dict() == {"m1": 3 / 4}
+    assert results.ranker_accuracy(ROWS, "vote").empty
 
 
 def test_consistency_and_right_pairs_by_hand():
     assert results.consistency(ROWS).value["m1"] == 0.5  # the last prompt has no pair
     assert results.tau_auc(ROWS).value["m1"] == 0.5  # 1.0 beats 0.6, 0.2 does not
-    assert tuple(results.right_pairs(ROWS).loc["m1"]) == results.share(2, 3)
+    assert tuple(results.right_pairs(ROWS).loc["m1"]) == statistics.share(2, 3)
     bins = results.right_pairs_by_tau(ROWS)
     assert bins.value.fillna(-1).tolist() == [-1, 1, 0, 1] and bins.pairs.tolist() == [0, 1, 1, 1]
 
@@ -178,7 +153,7 @@ def test_transcripts_are_of_questions_on_which_models_differ_most():
 
 
 def test_a_direction_is_that_of_the_whole_interval():
-    assert [results.direction(*interval) for interval in ((0.1, 0.2), (-0.1, 0.2), (-0.2, -0.1))] == [
+    assert [findings.direction(*interval) for interval in ((0.1, 0.2), (-0.1, 0.2), (-0.2, -0.1))] == [
         "above",
         "level with",
         "below",
@@ -190,7 +165,7 @@ def test_agreement_in_words():
         {"value": [0.51, 0.77, 0.6, 0.7], "low": [0.45, 0.7, 0.5, 0.65], "high": [0.55, 0.8, 0.7, 0.75]},
         index=["m1", "a-m2", "a-m3", "b-m2"],
     )
-    text = results.agreement_in_words(auc, {"A": ["m1", "a-m2", "a-m3"], "B": ["m1", "b-m2", "b-m3"]})
+    text = findings.agreement_in_words(auc, {"A": ["m1", "a-m2", "a-m3"], "B": ["m1", "b-m2", "b-m3"]})
     assert text == (
         "On M1's responses (AUC 0.51) agreement does <b>not</b> tell right pairs from wrong ones. "
         "On those of A's models (AUC 0.77, 0.60) that differs from round to round. "
@@ -207,11 +182,11 @@ def test_rewards_in_words():
               "ranking": {"measure": "kendall", "first_round": "official"}, "dpo": {}}  # fmt: skip
     lines = {"SRLM": ["m1", "srlm-m2"], "CREAM": ["m1", "cream-m2"]}
     tables = {"reward": table(m1=0.8, srlm_m2=0.6, cream_m2=0.75), "vote": table(m1=0.7, srlm_m2=0.7, cream_m2=0.7)}
-    text = results.rewards_in_words(params, tables, lines)
+    text = findings.rewards_in_words(params, tables, lines)
     assert "M1's reward <b>tells</b> right from wrong" in text and "higher in 80% (vote 70%); chance is 50%." in text
     assert "On the responses of SRLM's M2 this <b>falls</b> to 60% (vote 70%)." in text
     assert "On the responses of CREAM's M2 this is 75% (vote 70%)." in text
-    assert "does <b>not</b> tell" in results.rewards_in_words(params, {"reward": table(m1=0.5)}, lines)
+    assert "does <b>not</b> tell" in findings.rewards_in_words(params, {"reward": table(m1=0.5)}, lines)
 
 
 UP, DOWN, LEVEL = (0.1, 0.05, 0.15), (-0.1, -0.15, -0.05), (0.0, -0.05, 0.05)
@@ -220,16 +195,16 @@ KEY, RANDOM = results.CONTROLS.values()
 
 def test_the_controls_come_first_where_they_do_not_hold():
     plain = {("SRLM", "M1"): DOWN, ("CREAM", "SRLM"): UP}
-    conclusion, controls, *ends = results.findings({(KEY, "M1"): UP, (RANDOM, "M1"): DOWN, **plain})
+    conclusion, controls, *ends = findings.paragraphs({(KEY, "M1"): UP, (RANDOM, "M1"): DOWN, **plain})
     assert conclusion.startswith("CREAM did <b>better</b>")
     assert controls.startswith("The controls hold: ") and "<b>above</b> M1 (+10.0 points, +5.0 to +15.0)" in controls
     assert ends == [
         "SRLM ends <b>below</b> M1 (−10.0 points, −15.0 to −5.0).",
         "CREAM ends <b>above</b> SRLM (+10.0 points, +5.0 to +15.0).",
     ]
-    first, *_ = results.findings({(KEY, "M1"): LEVEL, (RANDOM, "M1"): DOWN, **plain})
+    first, *_ = findings.paragraphs({(KEY, "M1"): LEVEL, (RANDOM, "M1"): DOWN, **plain})
     assert first.startswith("The controls do <b>not</b> hold") and "<b>not clearly apart</b> from M1" in first
-    assert results.findings({("SRLM", "M1"): DOWN})[0].startswith("This run has no controls")
+    assert findings.paragraphs({("SRLM", "M1"): DOWN})[0].startswith("This run has no controls")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +222,7 @@ def test_the_conclusion_follows_the_numbers_whichever_way_they_fall(plain, fixed
     found = {("SRLM", "M1"): DOWN, ("CREAM", "M1"): DOWN, ("CREAM", "SRLM"): plain}
     if fixed:
         found["CREAM", "fixed C 0.7"] = fixed
-    text = results.findings(found)[0]
+    text = findings.paragraphs(found)[0]
     assert words in text and text.startswith("CREAM")
 
 
@@ -372,7 +347,7 @@ def make_run(folder, rows, questions=200, prompts=60, tasks=("sums",), known=Tru
 def accuracy(right):
     if len(right) == 0:
         return {"questions": 200, "accuracy": None, "low": None, "high": None}
-    value, low, high = results.share(int(sum(right)), len(right))
+    value, low, high = statistics.share(int(sum(right)), len(right))
     return {"questions": len(right), "accuracy": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
 
 
@@ -419,12 +394,25 @@ def folder(tmp_path):
 
 
 def page(folder, notebook, name):
-    command = [sys.executable, "-m", "cream.stage", "--no-input", f"notebooks/{notebook}.ipynb", f"reports/{name}.html"]
+    command = [sys.executable, "-m", "cream.pipeline.stage", "--no-input", f"notebooks/{notebook}.ipynb", f"reports/{name}.html"]
     done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     text = (folder / "reports" / f"{name}.html").read_text(encoding="utf-8")
     assert "Warning" not in done.stderr + text and "nan" not in re.sub(r"base64,[^\"]*", "", text).lower()
     return text
+
+
+class Tags(HTMLParser):
+    """The tags of a page and their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.attributes = [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append(tag)
+        self.attributes |= {name for name, _ in attributes}
 
 
 def words(text):
@@ -483,6 +471,34 @@ def test_the_pages_of_a_full_run_escape_what_models_wrote(folder):
     assert "Accuracy by task" not in text and "in 3 of 15 trainings: SRLM, M2; SRLM, M3; SRLM, M4." in words(text)
     assert all('alt="' in image for image in re.findall(r"<img[^>]*>", text))
     assert "On M1's responses" in words(page(folder, "08_consistency", "consistency"))
+
+
+HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)><think>$x$ | `y` & [z](javascript:w)"
+
+
+def test_no_text_of_a_model_or_a_user_is_taken_for_html(folder):
+    """Questions, options, responses, tasks, the name of the base model, and those of other runs' pages."""
+    params = make_run(folder, FULL, questions=20, prompts=20, tasks=("sums", HOSTILE))
+    for path in (folder / "data" / "answers").glob("*.jsonl"):
+        rows = [{**row, "question": HOSTILE, "choices": [HOSTILE, "b"], "response": HOSTILE + str(row["correct"])}
+                for row in read_rows(path)]  # fmt: skip
+        write_rows(path, rows)
+    base = folder / HOSTILE.replace("/", "\\")  # a folder's name may hold all but a slash
+    write_json(base / "config.json", {})
+    save_file({"w": torch.zeros(2)}, base / "model.safetensors")
+    params["model"] = {**params["model"], "base": f"./{base.name}"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    other = folder / "reports" / HOSTILE.replace("/", "\\")
+    other.mkdir(parents=True)
+    for name in ("benchmark", "consistency"):
+        (other / f"{name}.html").write_text("")
+    for notebook, name in (("08_consistency", "consistency"), ("09_benchmark", "benchmark"), ("10_index", "index")):
+        text = page(folder, notebook, name)
+        tags = Tags(text)
+        assert not {"script", "think", "td><script"} & {*tags.found}
+        assert not [name for name in tags.attributes if name.startswith("on")]
+        assert "&lt;think&gt;$x$ | `y` &amp; [z]" in text and text.count("<math") == 0
+        assert 'href="javascript' not in text
 
 
 @pytest.mark.parametrize("case", ["older", "unknown", "tiny"])

@@ -5,9 +5,19 @@ import psutil
 import pytest
 import torch
 from scipy import stats
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, TopPLogitsWarper
+from templates import template_tokenizer
+from tiny_model import tiny_model
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    TopPLogitsWarper,
+)
 
-from cream.sampling import _batch_size, draw, generate
+from cream.models.sampling import Cached, _batch_size, draw, generate, reader_for
 
 END = 0
 PROMPTS = [[9, 8, 7, 6, 5, 4, 3], [20], [30, 31, 32], [40, 41], [9, 8]]  # of mixed lengths, not in their order
@@ -163,6 +173,32 @@ def test_a_prompt_is_computed_once_and_an_ended_response_no_further(model, token
         assert (lengths > step).sum() <= batch <= (lengths > step).sum() / 0.9 + 1
 
 
+def test_an_architecture_that_reads_pads_writes_one_length_at_a_time(tokenizer):
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, state_size=8, initializer_range=0.5)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.generation_config.eos_token_id = END
+    random = torch.get_rng_state()
+    assert reader_for(model) is Cached and torch.equal(torch.get_rng_state(), random)
+    prompts = [*PROMPTS, [50, 51]]  # three of two tokens
+    rows = generate(model, tokenizer, prompts, responses=2, max_new_tokens=12, batch_size=4)
+    assert tokens_of(rows) == [[naive_greedy(model, prompt, 12)] * 2 for prompt in prompts]
+    drawn = generate(model, tokenizer, prompts, responses=8, temperature=1.0, max_new_tokens=6, seed=1)
+    assert all(len({tuple(row["tokens"]) for row in responses}) > 1 for responses in drawn)
+
+
+def test_the_end_of_a_turn_ends_a_response_too(model):
+    """Gemma's model names one end and its template another: a response stops at both."""
+    tokenizer = template_tokenizer("gemma", eos="<eos>")
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    model = tiny_model(len(tokenizer)).eval()
+    linear = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: linear(hidden) + 99.0 * torch.nn.functional.one_hot(torch.tensor(end), len(tokenizer))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    ((row,),) = generate(model, tokenizer, [[20]], max_new_tokens=5)
+    assert row == {"tokens": [end], "text": "", "finish_reason": "stop"}
+
+
 LLAMA_3 = LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8)
 
 
@@ -174,6 +210,8 @@ LLAMA_3 = LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_head
         (LLAMA_3, "cpu", 76),
         (LLAMA_3, "cuda", 228),  # 30 GB over the same
         (GPT2Config(n_embd=768, n_layer=12, n_head=12), "cuda", 512),
+        (Gemma3Config(text_config=LLAMA_3.to_dict() | {"head_dim": 128}), "cuda", 228),  # the text model of one with images
+        (MambaConfig(hidden_size=4096, num_hidden_layers=32), "cuda", 57),  # no heads: as wide as the model
         (LlamaConfig(hidden_size=65536, num_hidden_layers=512, num_attention_heads=512), "cuda", 1),
     ],
 )

@@ -1,4 +1,4 @@
-"""What cream.seeds makes of runs, and `make seeds`, `make sweep` and `make profile` in a copy of the repository.
+"""What cream.report.seeds makes of runs, and `make seeds`, `make sweep` and `make profile` in a copy of the repository.
 
 Two short stages are the pipeline there, whose own stages would take minutes a seed: they write the metrics that the
 pages read, and which of them ran.
@@ -16,7 +16,16 @@ import yaml
 from scipy import stats
 from test_pipeline import ROOT, run
 
-from cream.seeds import collect, differences, enough_seeds, intervals, intervals_from_m1, keep, mean_interval
+from cream.report.seeds import (
+    collect,
+    differences,
+    enough_seeds,
+    intervals,
+    intervals_from_m1,
+    keep,
+    less_m1,
+    mean_interval,
+)
 
 MODELS = ("m0", "m1", "srlm-m2", "cream-m2")
 STUB = """
@@ -117,6 +126,15 @@ def test_intervals_from_m1_are_those_of_the_difference():
     moved = np.array([-0.1, -0.05, -0.09])
     low, high = stats.t.interval(0.95, 2, moved.mean(), stats.sem(moved))
     assert table.loc["srlm-m2"].tolist() == pytest.approx([1.76 / 3, 2 / 3 + low, 2 / 3 + high])
+
+
+def test_each_run_has_its_own_m1():
+    rows = [
+        {"dpo.beta": beta, "seed": seed, "model": model, "accuracy": accuracy}
+        for beta, seed, m1, m2 in ((0.1, 1, 0.5, 0.75), (0.1, 2, 0.25, 0.125), (0.5, 1, 0.75, 0.25))
+        for model, accuracy in (("m2", m2), ("m1", m1))
+    ]
+    assert less_m1(pd.DataFrame(rows), "accuracy", ["dpo.beta", "seed"]).tolist() == [0.25, 0, -0.125, 0, -0.5, 0]
 
 
 def test_another_profiles_rows_are_kept(tmp_path):

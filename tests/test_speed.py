@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cream.models import save_model
+from cream.models.loading import save_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import speed  # noqa: E402

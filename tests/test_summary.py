@@ -1,8 +1,12 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 from test_parameters import GOOD, changed
 
-from cream.summary import summary
+from cream.report.summary import summary
 
 
 def test_every_method_has_a_line_and_every_round_a_column(tmp_path):
@@ -30,3 +34,9 @@ def test_answers_that_are_not_known_leave_the_table_empty(tmp_path):
     for model in ("m0", "m1", *GOOD["train"]):
         (tmp_path / "results" / "evaluate" / f"{model}.json").write_text(json.dumps({"accuracy": None}))
     assert len(summary(GOOD, tmp_path).splitlines()) == 3
+
+
+def test_wrong_parameters_are_one_sentence(tmp_path):
+    command, path = [sys.executable, "-m", "cream.report.summary"], str(Path(__file__).parents[1])
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "params.yaml does not exist: copy a file of profiles/ there\n")

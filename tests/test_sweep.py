@@ -1,4 +1,4 @@
-"""cream.sweep: what it would run, in which order, and what a failing or killed run leaves. Nothing is trained."""
+"""cream.pipeline.sweep: what it would run, in which order, and what a failing or killed run leaves. Nothing is trained."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from cream import sweep
+from cream.pipeline import sweep
 
 ROOT = Path(__file__).parents[1]
 STAGES = {
@@ -91,7 +91,7 @@ def start(folder, *arguments):
     environment = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "DVC_STAGE")}
     environment["PYTHONPATH"] = str(ROOT)
     return subprocess.Popen(
-        [sys.executable, "-m", "cream.sweep", "params.yaml", *arguments],
+        [sys.executable, "-m", "cream.pipeline.sweep", "params.yaml", *arguments],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -132,6 +132,7 @@ def test_a_run_has_a_name_that_a_folder_can_have(file):
         (["seed=2..1"], "'seed=2..1' is no setting"),
         (["seed=1,,2"], "'seed=1,,2' is no setting"),
         (["seed=1,1"], "'seed=1,1' is no setting"),
+        (["data.source=[a"], "'data.source=[a' is no setting"),
         (["seed=1", "seed=2"], "seed=1 seed=2: a key is given twice"),
         (["dpo.gamma=1", "seed=1..3"], "params.yaml: dpo: Additional properties are not allowed"),
         (["nowhere.r=1"], "params.yaml: nowhere.r: there is no nowhere to set it in"),

@@ -5,11 +5,12 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.nn.functional import logsigmoid
+from transformers import AutoModelForCausalLM, Phi3Config
 from trl import DPOConfig, DPOTrainer
 
-from cream.logprobs import response_logprobs, score
-from cream.models import load_model, load_models, save_model
-from cream.training import fine_tune, train_preferences
+from cream.models.loading import load_model, load_models, save_model
+from cream.models.logprobs import response_logprobs, score
+from cream.models.training import adapter_config, fine_tune, train_preferences
 
 END = 0
 SETTINGS = dict(learning_rate=1e-3, epochs=1, batch_size=4, beta=0.1)
@@ -332,3 +333,22 @@ def test_preference_training_of_an_adapter_leaves_its_base_alone(make_model, tok
     weights = [path.name for path in Path("m2").rglob("*.safetensors")]
     assert weights == ["adapter_model.safetensors"]
     assert not [path for path in Path("m2").iterdir() if path.is_dir()]
+
+
+def test_an_architecture_without_default_adapters_gets_them_on_its_linear_layers(tokenizer):
+    config = Phi3Config(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0
+    )
+    save_model(AutoModelForCausalLM.from_config(config), tokenizer, "m0")
+    m1, curve = fine_tune(load_model("m0"), EXAMPLES, SETTINGS | {"epochs": 8}, seed=1, lora=LORA)
+    assert curve["loss"].iloc[-1] < curve["loss"][0]
+    trained = {name.split(".")[-4] for name, weight in m1.named_parameters() if weight.requires_grad}
+    assert trained == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    save_model(m1, tokenizer, "m1")
+    prompts, responses = ([row[key] for row in EXAMPLES] for key in ("prompt_ids", "response_ids"))
+    with torch.no_grad():
+        assert torch.equal(response_logprobs(load_model("m1"), prompts, responses), response_logprobs(m1.eval(), prompts, responses))
+
+
+def test_an_architecture_with_default_adapters_keeps_them(model):
+    assert adapter_config(model, LORA).target_modules == {"q_proj", "v_proj"}

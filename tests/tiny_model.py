@@ -10,7 +10,7 @@ import trl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from cream.scratch import CHAT_TEMPLATE, character_tokenizer, small_llama
+from cream.models.scratch import CHAT_TEMPLATE, character_tokenizer, small_llama
 
 __all__ = ["CHAT_TEMPLATE"]
 

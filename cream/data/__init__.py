@@ -1,0 +1,1 @@
+"""Rows: questions, data sets, the Hub, and the answers that responses give."""

@@ -1,0 +1,80 @@
+"""Training from folder to folder, in this process or in several that a launcher starts.
+
+A notebook is one process, and each of several GPUs needs one of its own. So what is to be trained is written to a file,
+and a launcher such as `accelerate launch` or `torchrun` runs this module on it in every process:
+
+    accelerate launch --config_file launch/ddp.yaml -m cream.models.launch JOB
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pandas as pd
+from transformers import set_seed
+
+from cream.data.errors import InputError
+from cream.data.files import write_json
+from cream.models.loading import load_model, load_tokenizer
+from cream.models.precision import dtype_of
+from cream.models.training import preference_trainer, save_trained, sft_trainer, train
+
+
+def train_model(start, out, rows, settings, seed, *, lora=None, precision="fp32", launch=None):
+    """Trains the model in the folder `start` and writes it to the folder `out`. Returns its curve, a row a step.
+
+    With a beta in `settings`, `rows` are pairs for preference training (see `train_preferences`), else examples for SFT
+    (see `fine_tune`), whose forward pass is in the dtype that `precision` names. `launch` is None for this process, or the command that starts several; it runs in the folder
+    that holds models/, which all machines must see at the same path. The model is the same up to rounding.
+    """
+    start, out = Path(start).resolve(), Path(out).resolve()
+    if launch is None:
+        return _train(start, out, rows, settings, seed, lora, precision)
+    job, curve = Path(f"{out}.json"), Path(f"{out}.csv")
+    work = {"start": str(start), "out": str(out), "rows": rows, "settings": settings, "seed": seed}
+    write_json(job, {**work, "lora": lora, "precision": precision})
+    try:
+        command = [*shlex.split(launch), "-m", "cream.models.launch", str(job)]
+        with subprocess.Popen(command, cwd=start.parents[1], stdin=subprocess.PIPE, stdout=sys.__stderr__) as process:
+            status = process.wait()
+        if status or not curve.exists():
+            raise InputError(
+                f"training by `{launch}` (scale.launch in params.yaml) ended with exit code {status} and left no model; "
+                "its processes say above why. What was made before is kept: run again and this stage starts anew"
+            )
+        return pd.read_csv(curve)
+    finally:
+        job.unlink(), curve.unlink(missing_ok=True)
+
+
+def _train(start, out, rows, settings, seed, lora, precision):
+    set_seed(seed)
+    model, tokenizer = load_model(start, trainable=True), load_tokenizer(start)
+    if "beta" in settings:
+        trainer = preference_trainer(model, tokenizer, rows, settings, seed)
+    else:
+        trainer = sft_trainer(model, rows, settings, seed, lora, dtype_of(precision))
+    curve = train(trainer)
+    save_trained(trainer, tokenizer, out)
+    return curve
+
+
+def main():
+    """One of the processes. It ends when the notebook does, for then the pipe that is its standard input is closed."""
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+    path = Path(sys.argv[1])
+    job = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        curve = _train(**job)
+    except InputError as error:
+        sys.exit(str(error))
+    if int(os.environ.get("RANK", 0)) == 0:
+        curve.to_csv(path.with_suffix(".csv"), index=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Work spread by Ray Data over the GPUs of one machine or of many, or over a machine's processors."""
+
+import json
+import os
+
+from tqdm import tqdm
+
+from cream.data.errors import InputError
+
+
+def spread(make, chunks, workers, progress):
+    """`[work(chunk) for chunk in chunks]`, where each Ray worker has made its own `work = make()` once.
+
+    Chunks and results are what JSON can hold. The workers take a GPU each, or an equal share of the processors where the
+    cluster has no GPU. The cluster is the one that RAY_ADDRESS names, or else this machine. A worker that dies is
+    started again and does its chunk again. An InputError says so if the cluster has fewer GPUs than workers are asked
+    for, and hands on what a worker says of bad input.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    with ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR"):
+        share = _share(ray.cluster_resources(), workers)
+        ray.data.DataContext.get_current().enable_progress_bars = False  # one bar is enough
+        rows = ray.data.from_items(
+            [{"number": number, "chunk": json.dumps(chunk)} for number, chunk in enumerate(chunks)],
+            override_num_blocks=len(chunks),
+        )
+        pool = ray.data.ActorPoolStrategy(size=workers)
+        done = rows.map(_Worker, fn_constructor_args=(make,), compute=pool, **share).iter_rows()
+        results = {}
+        for row in tqdm(done, progress, len(chunks), unit="chunk"):
+            if row["refusal"]:
+                raise InputError(row["refusal"])
+            results[row["number"]] = row["result"]
+    return [json.loads(results[number]) for number in range(len(chunks))]
+
+
+def _share(cluster, workers):
+    """What of the cluster one worker takes."""
+    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 0))
+    if max(gpus, cpus) < workers or 0 < gpus < workers:
+        raise InputError(
+            f"params.yaml: scale.workers: the Ray cluster has {gpus} GPUs and {cpus} processors, too few for {workers} "
+            "workers: ask for fewer, or name a larger cluster in RAY_ADDRESS"
+        )
+    return {"num_gpus": 1} if gpus else {"num_cpus": cpus // workers}
+
+
+class _Worker:
+    """Hands an InputError on as a sentence; Ray would wrap it in errors of its own."""
+
+    def __init__(self, make):
+        self.make, self.work = make, None
+
+    def __call__(self, row):
+        done = {"number": row["number"], "result": "", "refusal": ""}
+        try:
+            self.work = self.work or self.make()
+            return {**done, "result": json.dumps(self.work(json.loads(row["chunk"])))}
+        except InputError as error:
+            return {**done, "refusal": str(error)}

@@ -1,0 +1,1 @@
+"""What runs found: data frames, statistics over seeds, figures."""

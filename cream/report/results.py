@@ -1,0 +1,406 @@
+"""What a run found, as data frames, and the statistics that its pages show.
+
+`root` is the folder of the run. What a file of an older run does not have is missing (NaN) and leaves a gap on the
+page, never an error. Tables of a value with its 95% interval have the columns `value`, `low` and `high`, one row a
+model: of questions or prompts by bootstrap or Wilson, of seeds by `cream.report.seeds`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from cream.data.files import read_rows
+from cream.method.consistency import kendall_tau_b, spearman
+from cream.method.pairs import consistency_of, rankers_for, scores_of
+from cream.pipeline.parameters import label_of, models_of, round_of, settings_digest, start_of, train_row
+from cream.report import seeds
+from cream.report.statistics import auc_with_interval, mean, paired_difference, pairwise_wins, ratio, share
+
+CONTROLS = {"SRLM by gold": "answer key (control)", "SRLM by random": "random pairs (control)"}
+
+
+# The lineage, as the pages draw it.
+
+
+def method_of(params, model):
+    """What made a model, without the model that it started from. The controls are called by what they are."""
+    name = label_of(params, model).split(" from ")[0]
+    return CONTROLS.get(name, name)
+
+
+def trained_of(params):
+    return [model for model in models_of(params) if model in params["train"]]
+
+
+def policies_of(params):
+    """The models whose responses were ranked, in the order of their rounds."""
+    return [model for model in models_of(params) if model in params["rank"]]
+
+
+def lines_of(params):
+    """{method: its models, round by round, behind the model that the first of them started from}. A second lineage by
+    the same method takes the name of its first model beside it."""
+    lines, line_of = {}, {}
+    for model in trained_of(params):
+        start, name = start_of(params, model), method_of(params, model)
+        line = line_of.get(start)
+        if line is None or lines[line][-1] != start or method_of(params, start) != name:
+            line = name if name not in lines else f"{name} ({model})"
+            lines[line] = [start]
+        lines[line].append(model)
+        line_of[model] = line
+    return lines
+
+
+def main_lines(params, shown):
+    """The lines of SRLM and CREAM as far as their models are in `shown`; of a run without them, its first two."""
+    lines = {name: [model for model in models if model in shown] for name, models in lines_of(params).items()}
+    lines = {name: models for name, models in lines.items() if len(models) > 1}
+    main = [name for name in ("SRLM", "CREAM") if name in lines] or list(lines)[:2]
+    return {name: lines[name] for name in main} or {"M1": [model for model in ("m1",) if model in shown]}
+
+
+def called(params, model):
+    """A model in a sentence: M1, SRLM's M3."""
+    return model.upper() if model in ("m0", "m1") else f"{method_of(params, model)}'s M{round_of(params, model)}"
+
+
+# What the stages wrote.
+
+
+EVALUATED = "questions accuracy low high sampled_accuracy unparsed_share truncated_share".split()
+
+
+def evaluations(params, root=".."):
+    """One row a model: its round, method and start, and what its evaluation wrote."""
+    found = pd.DataFrame({model: _written(root, "evaluate", model) for model in models_of(params)}).T
+    found = found.reindex(columns=EVALUATED).astype(float)
+    found.insert(0, "round", [round_of(params, model) for model in found.index])
+    found.insert(1, "method", ["M0", "M1", *(method_of(params, model) for model in found.index[2:])])
+    found.insert(2, "start", [start_of(params, model) for model in found.index])
+    return found
+
+
+def rank_results(params, root=".."):
+    """One row a policy: what its ranking and its sampling wrote."""
+    return pd.DataFrame(
+        {
+            policy: {**_written(root, "sample", policy), **_written(root, "rank", policy)}
+            for policy in policies_of(params)
+        }
+    ).T
+
+
+def trainings(params, root=".."):
+    """One row a trained model: what its training wrote."""
+    return pd.DataFrame({model: _written(root, "train", model) for model in trained_of(params)}).T
+
+
+def trained_pairs(params, root=".."):
+    """How many of the pairs that each model was trained on are known to be right, and wrong."""
+    found = {}
+    for model in trained_of(params):
+        pairs = read_rows(Path(root, "data", "pairs", f"{model}.jsonl"))
+        verdicts = [verdict_of(pair["chosen_right"], pair["rejected_right"]) for pair in pairs]
+        found[model] = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong")}
+    return pd.DataFrame(found).T
+
+
+def rankings(params, root=".."):
+    """One row a prompt and policy, with the verdict on the pair that the reward makes."""
+    rows = pd.DataFrame(
+        {"policy": policy, "round": round_of(params, policy), **row}
+        for policy in policies_of(params)
+        for row in read_rows(Path(root, "data", "rankings", f"{policy}.jsonl"))
+    )
+    ends = [
+        [None, None] if np.isnan(chosen) else [correct[int(chosen)], correct[int(rejected)]]
+        for correct, chosen, rejected in zip(rows.correct, rows.chosen.astype(float), rows.rejected.astype(float))
+    ]
+    rows["verdict"] = [verdict_of(*pair) for pair in ends]
+    rows["chosen"], rows["rejected"] = rows.chosen.astype(float), rows.rejected.astype(float)
+    return rows
+
+
+def answers(params, root=".."):
+    """One row a model and question."""
+    return pd.DataFrame(
+        {"model": model, **row}
+        for model in models_of(params)
+        for row in read_rows(Path(root, "data", "answers", f"{model}.jsonl"))
+    )
+
+
+def greedy_accuracy(evaluations):
+    """The accuracy of greedy answers with its Wilson interval, one row a model whose answers are graded."""
+    return evaluations[["accuracy", "low", "high"]].set_axis(["value", "low", "high"], axis=1).dropna()
+
+
+def sampled_accuracy(answers):
+    """The accuracy of samples, one row a model that has them: the mean over questions of the share that is right."""
+    if "sampled_correct" not in answers:
+        return _table({})
+    shares = answers.sampled_correct.map(lambda right: np.mean(right) if isinstance(right, list) and right else np.nan)
+    groups = shares.groupby(answers.model, sort=False)
+    return _table({model: mean(group, answers.id[group.index]) for model, group in groups}).dropna()
+
+
+def by_task(params, answers, root=".."):
+    """Accuracy by task with its interval, as text, their mean, and what guessing an option comes to."""
+    found = {model: _written(root, "evaluate", model) for model in models_of(params)}
+    tasks = {task: values["questions"] for task, values in found["m1"].get("tasks", {}).items()}
+    table = pd.DataFrame(
+        {
+            f"{task}, {number} questions": {model: _with_interval(found[model]["tasks"][task]) for model in found}
+            for task, number in tasks.items()
+        }
+    )
+    table["mean over tasks"] = {model: found[model].get("mean_over_tasks") for model in found}
+    asked = answers[answers.model == "m1"]
+    chance = asked.choices.map(lambda choices: 1 / len(choices) if choices else 0.0).groupby(asked.task).mean()
+    table.loc["guessing"] = [*(f"{chance[task]:.3f}" for task in tasks), chance.mean()]
+    return table
+
+
+def _with_interval(found):
+    return "–" if found["accuracy"] is None else f"{found['accuracy']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def divided(correct, number):
+    """The questions on which the models differ most: as near as can be to half of them right."""
+    right = correct.mean(axis=1)
+    return list((right[(right > 0) & (right < 1)] - 0.5).abs().sort_values(kind="stable").index[:number])
+
+
+def graded(answers):
+    """Whether each model is right, [questions, models], of the questions whose answer is known."""
+    table = answers.pivot(index="id", columns="model", values="correct")[answers.model.unique()]
+    assert answers.groupby("id").model.nunique().eq(table.shape[1]).all(), "the models answered different questions"
+    return table.dropna().astype(bool)
+
+
+def moved_log_probs(params, models, root=".."):
+    """How far the log-probs of chosen and rejected responses moved in each training, in nats a response."""
+    found = {model: _written(root, "train", model) for model in models}
+    moved = {model: {end: row.get(f"{end}_moved") for end in ("chosen", "rejected")} for model, row in found.items()}
+    return pd.DataFrame(moved).T.astype(float)
+
+
+def curves(params, root=".."):
+    """The preference trainings' curves below each other: model, step, loss, margin, and chosen and rejected, the
+    change of their log-probs since the start model."""
+    found = [
+        pd.read_csv(Path(root, "results", "curves", f"{model}.csv")).assign(model=model)
+        for model in trained_of(params)
+    ]
+    return pd.concat(found, ignore_index=True).reindex(
+        columns=["model", "step", "loss", "margin", "chosen", "rejected"]
+    )
+
+
+def _written(root, stage, name):
+    path = Path(root, "results", stage, f"{name}.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+# Several seeds.
+
+
+def seed_rows(params, root=".."):
+    """The rows of results/seeds.csv for the models of this lineage, or None where it has no two seeds with all of them.
+    Other settings and other profiles may have models of the same names: settings and labels must be the same too."""
+    path, labels = Path(root, "results", "seeds.csv"), {model: label_of(params, model) for model in models_of(params)}
+    if not path.exists():
+        return None
+    rows = pd.read_csv(path)
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, "settings", *RANKED])))
+    rows = rows[(rows.settings == settings_digest(params)) & (rows.method == rows.model.map(labels))]
+    rows = rows.drop_duplicates(["seed", "model"])
+    rows = rows[rows.groupby("seed").model.transform("nunique") == len(labels)]
+    return rows if rows.seed.nunique() > 1 else None
+
+
+RANKED = ["C", "tau_auc", "reward_accuracy", "log_prob_accuracy", "vote_accuracy"]
+
+
+def differences(pairs, rows=None, correct=None):
+    """For each pair of models the difference of their accuracies with its 95% interval: over the seeds in `rows`, or
+    over the questions in `correct`."""
+    pairs = list(pairs)
+    if rows is None:
+        return _table({pair: paired_difference(*(correct[model] for model in pair)) for pair in pairs})
+    found = seeds.differences(rows, pairs, "accuracy")
+    return _table(dict(zip(pairs, found[["mean", "low", "high"]].itertuples(index=False, name=None))))
+
+
+def _table(found):
+    return pd.DataFrame(list(found.values()), index=list(found), columns=["value", "low", "high"], dtype=float)
+
+
+# Pairs and answers, compared.
+
+
+def verdict_of(chosen, rejected):
+    """right: the chosen response is right and the rejected one wrong; wrong: the other way round; undecided: both or
+    neither. None where there is no pair or the answer is not known."""
+    if chosen is None or rejected is None or chosen != chosen or rejected != rejected:
+        return None
+    return "undecided" if bool(chosen) == bool(rejected) else "right" if chosen else "wrong"
+
+
+def compare(correct, pairs):
+    """Pairs of models on the same questions: those that just one of them answers, the exact McNemar test, and its p
+    corrected for the number of pairs (Holm)."""
+    rows = []
+    for one, other in pairs:
+        wins, losses = newly_answered_and_failed(correct, one, other)
+        p = mcnemar([[0, wins], [losses, 0]], exact=True).pvalue if wins + losses else 1.0
+        difference = paired_difference(correct[one], correct[other])[0]
+        rows.append({"model": one, "against": other, "difference": difference, "only it is right": wins,
+                     "only the other is right": losses, "p": p})  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["p, Holm"] = multipletests(table.p, method="holm")[1]
+    return table
+
+
+def pairs_to_test(params):
+    """M1 with M0, each trained model with M1, and with plain SRLM of its round."""
+    trained, plain = trained_of(params), lines_of(params).get("SRLM", [])
+    srlm = {round_of(params, model): model for model in plain[1:]}
+    pairs = [(model, srlm.get(round_of(params, model), model)) for model in trained]
+    return [("m1", "m0"), *((model, "m1") for model in trained), *(pair for pair in pairs if pair[0] != pair[1])]
+
+
+def newly_answered_and_failed(correct, model, start):
+    """How many questions `model` answers that `start` failed, and how many it fails that `start` answered."""
+    return int((correct[model] & ~correct[start]).sum()), int((~correct[model] & correct[start]).sum())
+
+
+# What the rankings know, a row a policy.
+
+LOG_PROBS = {"log_prob": "policy_logps", "base": "base_logps"}  # rankers that are columns of their own in every run
+
+
+def ranker_accuracy(rows, ranker):
+    """Of every right and wrong response to one prompt, how often the ranker puts the right one higher (ties half)."""
+    found = {}
+    for policy, group in rows[[set(correct) == {True, False} for correct in rows.correct]].groupby("policy", sort=False):
+        values = group[LOG_PROBS[ranker]] if ranker in LOG_PROBS else [scores.get(ranker) for scores in group.scores]
+        pairs = [pairwise_wins(of, correct) if of else (0, 0) for of, correct in zip(values, group.correct)]
+        if sum(number for _, number in pairs):
+            found[policy] = ratio(*zip(*pairs), group.id)
+    return _table(found)
+
+
+def consistency(rows):
+    """C, the mean consistency of the prompts that make a pair."""
+    paired = rows[rows.chosen.notna()]
+    return _table({policy: mean(group.consistency, group.id) for policy, group in paired.groupby("policy", sort=False)})
+
+
+def tau_auc(rows):
+    """Of a right and a wrong pair, how often the right one has the higher tau (ties half)."""
+    found = {
+        policy: auc_with_interval(group.tau, group.verdict == "right", group.id)
+        for policy, group in rows[rows.verdict.isin(["right", "wrong"])].groupby("policy", sort=False)
+    }
+    return _table(found).dropna()
+
+
+def right_pairs(rows):
+    """The share of right pairs among the decided ones."""
+    decided = rows[rows.verdict.isin(["right", "wrong"])].groupby("policy", sort=False)
+    return _table({policy: share((group.verdict == "right").sum(), len(group)) for policy, group in decided})
+
+
+TAU_BINS = {"−1 to −0.2": (-1.01, -0.2), "−0.2 to 0.2": (-0.2, 0.2), "0.2 to 0.6": (0.2, 0.6), "0.6 to 1": (0.6, 1.01)}
+
+
+def right_pairs_by_tau(rows):
+    """The share of right pairs among the decided ones, a row a bin of tau; each bin holds its upper end. A prompt that
+    several policies answered counts once."""
+    decided = rows[rows.verdict.isin(["right", "wrong"])]
+    groups = {name: decided[(decided.tau > low) & (decided.tau <= high)] for name, (low, high) in TAU_BINS.items()}
+    by_prompt = {name: (group.verdict == "right").groupby(group.id).mean() for name, group in groups.items()}
+    table = _table({name: share(values.sum(), len(values)) for name, values in by_prompt.items()})
+    table["pairs"] = [len(group) for group in groups.values()]
+    return table
+
+
+def first_round_rules(params, rows):
+    """C of the first round by each rule for what stands in for M0's reward, on the same responses of M1, and the model
+    of this run that was trained with it (None: C = 1, no rule)."""
+    paired = [row for row in rows[rows.policy == "m1"].to_dict("records") if row["chosen"] == row["chosen"]]
+    table = {}
+    for name, rule in (("like for like", "like_for_like"), ("official code", "official")):
+        ranker_j, ranker_k = rankers_for("reward", "previous", "m0", rule)
+        c = consistency_of(paired, ranker_j, ranker_k, params["ranking"]["measure"]).mean().item() if paired else np.nan
+        table[name] = {"J": ranker_j, "K": ranker_k, "C": c, "trained": _trained_by(params, rule)}
+    table["none"] = {"J": "reward", "K": "none", "C": 1.0, "trained": _trained_by(params, None)}
+    return pd.DataFrame(table).T
+
+
+def _trained_by(params, rule):
+    """The first M2 whose pairs are the reward's and whose C, CREAM's by the run's measure, is of this rule."""
+    for model in trained_of(params):
+        row = train_row(params, model)
+        if (row["start"], row["by"]) == ("m1", "reward"):
+            if rule is None and row["method"] == "srlm":
+                return model
+            wanted = ("cream", "previous", rule, params["ranking"]["measure"])
+            if tuple(row[key] for key in ("method", "against", "first_round", "measure")) == wanted:
+                return model
+    return None
+
+
+def agreement_with_reward(rows):
+    """Of the rankers that a run asks for beside those of every run: tau-b with the reward, over the prompts on which
+    both have an order."""
+    found = {}
+    for policy, group in rows.groupby("policy", sort=False):
+        ranked = group.to_dict("records")
+        for ranker in ("judge", "reward_model"):
+            if all(ranker in scores for scores in group.scores):
+                values, reward = scores_of(ranked, ranker), scores_of(ranked, "reward")
+                spread = [scores.max(dim=1).values - scores.min(dim=1).values for scores in (values, reward)]
+                ordered = (spread[0] > 0) & (spread[1] > 0)  # False where a score is NaN
+                tau = kendall_tau_b(reward[ordered], values[ordered]).mean().item() if ordered.any() else np.nan
+                found[f"{ranker.replace('_', ' ')}, {policy}"] = {
+                    "tau-b": tau,
+                    "prompts": int(ordered.sum()),
+                    "without a score": int(values.isnan().sum()),
+                }
+    return pd.DataFrame(found).T.astype({"prompts": int, "without a score": int}) if found else pd.DataFrame()
+
+
+def length_bias(rows):
+    """Spearman's correlation of reward and length within a prompt, the mean over prompts, one value a policy."""
+    found = {}
+    for policy, group in rows.groupby("policy", sort=False):
+        reward, length = (np.array(list(values), float) for values in (group.scores.str["reward"], group.lengths))
+        known = (np.ptp(reward, axis=1) > 0) & (np.ptp(length, axis=1) > 0)
+        found[policy] = spearman(reward[known], length[known]).mean().item() if known.any() else np.nan
+    return pd.Series(found, dtype=float)
+
+
+def last_common(params, one, other):
+    """Of two lines the models of the last round that both have; None if there is none."""
+    a, b = ({round_of(params, model): model for model in line[1:]} for line in (one, other))
+    last = max(a.keys() & b.keys(), default=None)
+    return (a[last], b[last]) if last else None
+
+
+def main_comparisons(params):
+    """{(method, other method or M1): (model, model)}, of what the first page speaks of, at the last common round."""
+    lines = lines_of(params)
+    fixed = [name for name in lines if name.startswith("fixed C")][:1]
+    selves = [name for name in ("SRLM", "CREAM", *fixed, "CREAM-select") if name in lines]
+    pairs = {(name, "M1"): (lines[name][-1], "m1") for name in [*CONTROLS.values(), *selves] if name in lines}
+    wanted = [("CREAM", "SRLM"), *(("CREAM", name) for name in fixed), ("CREAM-select", "CREAM")]
+    wanted += [("CREAM-select", name) for name in (*fixed, "CREAM-select-random")]
+    common = {(a, b): last_common(params, lines[a], lines[b]) for a, b in wanted if a in lines and b in lines}
+    return pairs | {pair: models for pair, models in common.items() if models}
