@@ -76,7 +76,7 @@ def _run(path, parameters, failed):
     class Kernel(AsyncKernelManager):
         """The kernel of this interpreter, whatever kernels are installed by that name, as a fork where there is a server."""
 
-        command = [sys.executable, "-m", "cream.pipeline.warm", "ipykernel_launcher", "-f", "{connection_file}"]
+        command = [os.path.abspath(sys.executable), "-m", "cream.pipeline.warm", "ipykernel_launcher", "-f", "{connection_file}"]
         kernel_spec = KernelSpec(argv=command, language="python")
 
     failed.parent.mkdir(exist_ok=True)
