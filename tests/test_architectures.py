@@ -16,5 +16,5 @@ def test_the_table_has_the_rows_of_the_architectures_alone():
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     named = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")]
     assert named == ["architecture", "---", *ARCHITECTURES] and len(ARCHITECTURES) >= 70
-    row = dict.fromkeys(("architecture", "model type", "scoring", "writing", "LoRA"), "")
+    row = dict.fromkeys(("architecture", "model type", "scoring", "writing", "LoRA", "vLLM"), "")
     assert PAGE.read_text(encoding="utf-8").startswith(table([row]).split("| architecture")[0])
