@@ -68,7 +68,7 @@ bench: .venv/ready  ## time sampling, scoring and training beside the ordinary w
 	dvc repro --single-item --force index
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
-	python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready  ## look for unused, unsorted and doubtful code with ruff, notebooks included
 	ruff check

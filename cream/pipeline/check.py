@@ -241,7 +241,7 @@ def _check_readers(params, root, reward_model):
     m0, splits = root / "models" / "m0", sorted(root.glob("data/splits/prompts-*.jsonl"))
     folders = {"judge": m0 if params["model"]["base"] != "scratch" else None, "reward_model": reward_model}
     asked = {ranker for row in params["rank"].values() for ranker in row.get("rankers", []) if folders.get(ranker)}
-    if not asked or not splits or not m0.exists():
+    if not asked or not splits or not _is_fetched(params["model"], m0, root / "results" / "base.json"):
         return
     from transformers import AutoConfig, AutoTokenizer
 
