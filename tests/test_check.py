@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from test_parameters import GOOD, changed
 
 from cream.data.errors import InputError
-from cream.data.files import write_rows
+from cream.data.files import write_json, write_rows
 from cream.data.rows import user_message
 from cream.models.chat import prompt_ids
 from cream.models.loading import save_model
@@ -375,6 +375,7 @@ def test_prompts_must_fit_whoever_ranks_them_too(tmp_path, model, tokenizer, ran
     length = len(prompt_ids(tokenizer, {"question": message}))
     params = changed({"model.base": "embedded", "sampling.max_new_tokens": 16})
     params["rank"]["m1"]["rankers"] = [ranker]
+    write_json(tmp_path / "results" / "base.json", {"base": "embedded", "revision": None})
     save("models/m0", length + 16 if ranker == "judge" else 10)
     save("scorer", length + 16)
     check._check_readers(params, tmp_path, tmp_path / "scorer")
@@ -383,6 +384,9 @@ def test_prompts_must_fit_whoever_ranks_them_too(tmp_path, model, tokenizer, ran
     said = f"as the {ranker.replace('_', ' ')} reads it, the prompt q1 has {length} tokens; with 16 of a response"
     with pytest.raises(InputError, match=said):
         check._check_readers(params, tmp_path, tmp_path / "scorer")
+    write_json(tmp_path / "results" / "base.json", {"base": "scratch", "revision": None})
+    check._check_readers(params, tmp_path, tmp_path / "scorer")  # M0 is that of another run: it will be made anew
+    write_json(tmp_path / "results" / "base.json", {"base": "embedded", "revision": None})
     params["rank"]["m1"]["rankers"] = []
     check._check_readers(params, tmp_path, tmp_path / "scorer")
 
