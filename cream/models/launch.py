@@ -28,8 +28,9 @@ def train_model(start, out, rows, settings, seed, *, lora=None, precision="fp32"
     """Trains the model in the folder `start` and writes it to the folder `out`. Returns its curve, a row a step.
 
     With a beta in `settings`, `rows` are pairs for preference training (see `train_preferences`), else examples for SFT
-    (see `fine_tune`), whose forward pass is in the dtype that `precision` names. `launch` is None for this process, or the command that starts several; it runs in the folder
-    that holds models/, which all machines must see at the same path. The model is the same up to rounding.
+    (see `fine_tune`), whose forward pass is in the dtype that `precision` names. `launch` is None for this process, or
+    the command that starts several; it runs in the folder that holds models/, which all machines must see at the same
+    path. The model is the same up to rounding.
     """
     start, out = Path(start).resolve(), Path(out).resolve()
     if launch is None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
 from cream.data.errors import InputError
-from cream.data.hub import model_folder
+from cream.data.hub import first_line, model_folder
 from cream.models.attention import GROUPED_SDPA
 from cream.models.chat import end_of_turn, set_thinking
 from cream.models.embedded import embedded_gguf, forget_quantization
@@ -39,9 +39,8 @@ def fetch_base(base, revision=None, root=".", thinking=False):
     except UnfitWeights:
         raise
     except (OSError, InputError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{named} (model.base in params.yaml) could not be loaded: {reason} Give a folder that "
+            f"{named} (model.base in params.yaml) could not be loaded: {first_line(error)} Give a folder that "
             "holds safetensors weights and a tokenizer, a Hub id that this machine can reach, or 'embedded'."
         ) from None
     if base == "embedded":

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from cream.data.answers import extract, finished_text, is_correct
 from cream.data.errors import InputError
 from cream.data.rows import user_message
+from cream.models.architectures import context_of
 from cream.models.chat import chat_ids
 from cream.models.logprobs import response_logprobs
 
@@ -99,7 +100,7 @@ def reward_model_scores(model, tokenizer, rows):
     conversations = [
         tuple(chat_ids(tokenizer, user_message(row), response["text"])) for row in rows for response in row["responses"]
     ]
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model.config)
     longest = max(conversations, key=len)
     if context is not None and len(longest) > context:
         row = rows[conversations.index(longest) * len(rows) // len(conversations)]

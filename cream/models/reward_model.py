@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from cream.data.errors import InputError
-from cream.data.hub import model_folder
+from cream.data.hub import first_line, model_folder
 from cream.data.rows import user_message
 from cream.models.chat import chat_ids
 from cream.models.loading import UnfitWeights, load_weights
@@ -54,9 +54,8 @@ def fetch_reward_model(base, revision=None, root="."):
             f"{named} is no reward model: give a sequence classifier with one label, or 'trained' ({error})"
         ) from None
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{named} could not be loaded: {reason} Give a folder that holds a sequence classifier's safetensors "
+            f"{named} could not be loaded: {first_line(error)} Give a folder that holds a sequence classifier's safetensors "
             "weights and a tokenizer, a Hub id that this machine can reach, or 'trained'."
         ) from None
     if model.config.get_text_config().num_labels != 1:

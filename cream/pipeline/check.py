@@ -245,6 +245,7 @@ def _check_readers(params, root, reward_model):
         return
     from transformers import AutoConfig, AutoTokenizer
 
+    from cream.models.architectures import context_of
     from cream.models.rankers import JUDGE_PROMPT
 
     prompts = [row for path in splits for row in read_rows(path)]
@@ -252,7 +253,7 @@ def _check_readers(params, root, reward_model):
     for ranker, rows in (("judge", judged), ("reward_model", prompts)):
         if ranker in asked:
             folder = folders[ranker]
-            context = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
+            context = context_of(AutoConfig.from_pretrained(folder))
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder)
             except (OSError, ValueError) as error:
