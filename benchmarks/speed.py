@@ -85,8 +85,8 @@ def main():
 # the arguments of `cream.models.sampling.generate`. The result of sampling is the length of each response.
 
 
-def sampling_by_generate(folder, wanted):
-    """transformers' `generate`, prompts of like length in a batch of 64 responses, padded on the left."""
+def sampling_by_generate(folder, wanted, batch=64):
+    """transformers' `generate`, prompts of like length in a batch of so many responses, padded on the left."""
     model, tokenizer = _plain(_load(folder, fast_dtype())), load_tokenizer(folder)
     end = tokenizer.eos_token_id
     tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.eos_token
@@ -104,8 +104,8 @@ def sampling_by_generate(folder, wanted):
     def work():
         torch.manual_seed(0)  # the same responses each turn
         lengths = []
-        for batch in _batches(sorted(wanted["prompts"], key=len), 64 // wanted["responses"]):
-            inputs = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(model.device)
+        for rows in _batches(sorted(wanted["prompts"], key=len), batch // wanted["responses"]):
+            inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
             written = model.generate(**inputs, generation_config=settings)[:, inputs["input_ids"].shape[1] :]
             lengths += ((written != end).sum(-1) + (written == end).any(-1)).tolist()
         return lengths
@@ -326,14 +326,14 @@ def _letters(tokenizer):
     return [tokenizer(f"Answer: {letter}", add_special_tokens=False)["input_ids"] for letter in "ABCDE"[:N]]
 
 
-def _preferences(folder, prompts, responses):
+def _preferences(folder, prompts, responses, precision="fp32"):
     """The first and the last response to each prompt, with the log-probs that a ranking would have given."""
     rows = [
         {"prompt_ids": prompt, "chosen_ids": written[0], "rejected_ids": written[-1], "consistency": 1.0}
         for prompt, written in zip(prompts, responses)
     ]
     for which in ("chosen", "rejected"):
-        (sums,) = score([folder], prompts, [row[f"{which}_ids"] for row in rows])
+        (sums,) = score([folder], prompts, [row[f"{which}_ids"] for row in rows], precision=precision)
         for row, value in zip(rows, sums.tolist()):
             row[f"ref_{which}_logps"] = value
     return rows

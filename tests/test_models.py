@@ -10,8 +10,8 @@ from cream.data.errors import InputError
 from cream.models.chat import chat_ids, end_of_turn, response_ids
 from cream.models.embedded import EMBEDDED_WHEEL
 from cream.models.loading import UnfitWeights, fetch_base, load_model, load_models, load_tokenizer, save_model
-from cream.models.logprobs import response_logprobs
-from cream.models.precision import bf16_linear, dtype_of, fast_dtype
+from cream.models.logprobs import response_logprobs, score
+from cream.models.precision import computing_in, dtype_of, fast_dtype
 from cream.models.sampling import generate
 
 
@@ -201,11 +201,27 @@ def test_the_environment_says_which_processor_to_take_this_one_for(monkeypatch):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_slow_processors_bf16_is_rounded_after_the_sum(bias):
-    layer = torch.nn.Linear(300, 40, bias=bias, dtype=torch.bfloat16)
-    inputs = torch.randn(7, 300, dtype=torch.bfloat16)
-    exact = inputs.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
-    torch.testing.assert_close(bf16_linear(layer, inputs), exact.to(torch.bfloat16), atol=1e-6, rtol=2**-8)
+def test_a_slow_processors_bf16_is_rounded_after_the_sum(bias, monkeypatch):
+    monkeypatch.setenv("CREAM_BF16", "0")
+    layer, inputs = torch.nn.Linear(300, 40, bias=bias), torch.randn(7, 300)
+    rounded = [None if x is None else x.to(torch.bfloat16).double() for x in (inputs, layer.weight, layer.bias)]
+    with computing_in("bf16"), torch.no_grad():
+        product = layer(inputs)
+    exact = torch.nn.functional.linear(*rounded).to(torch.bfloat16)
+    torch.testing.assert_close(product, exact, atol=1e-6, rtol=2**-8)
+
+
+def test_precision_is_the_default_again_behind_its_context(model):
+    prompts, responses = [[5, 6, 7]], [[8, 9, 10, 11]]
+    with torch.no_grad():
+        before = response_logprobs(model, prompts, responses)
+        with computing_in("bf16"):
+            rounded = response_logprobs(model, prompts, responses)
+        with computing_in("tf32"):
+            assert torch.get_float32_matmul_precision() == "high"
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.equal(response_logprobs(model, prompts, responses), before)
+        assert rounded.dtype == torch.float32 and not torch.equal(rounded, before)
 
 
 def test_log_probs_in_bf16_are_alike_on_fast_and_slow_processors(tmp_path, model, tokenizer, monkeypatch):
@@ -214,8 +230,6 @@ def test_log_probs_in_bf16_are_alike_on_fast_and_slow_processors(tmp_path, model
     exact = response_logprobs(model, prompts, responses)
     for fast in "01":
         monkeypatch.setenv("CREAM_BF16", fast)
-        rounded = load_model(tmp_path / "m1", torch.bfloat16)
-        assert rounded.dtype == torch.bfloat16
-        ours = response_logprobs(rounded, prompts, responses)
+        (ours,) = score([tmp_path / "m1"], prompts, responses, precision="bf16")
         torch.testing.assert_close(ours, exact, atol=0.1, rtol=0)
         assert (ours - exact).abs().max() > 1e-4  # it is rounded

@@ -238,10 +238,10 @@ def test_fine_tuning_starts_at_the_nll_of_the_response_tokens(make_model):
         with torch.no_grad():
             nll += model(torch.tensor([ids]), labels=torch.tensor([labels])).loss.item() * len(row["response_ids"])
         tokens += len(row["response_ids"])
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.01)):
-        _, curve = fine_tune(make_model(), EXAMPLES, SETTINGS, seed=1, dtype=dtype)
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.01)):
+        _, curve = fine_tune(make_model(), EXAMPLES, SETTINGS, seed=1, precision=precision)
         assert curve["loss"][0] == pytest.approx(nll / tokens, rel=tolerance)
-        assert (abs(curve["loss"][0] - nll / tokens) > 1e-6) == (dtype == torch.bfloat16)
+        assert (abs(curve["loss"][0] - nll / tokens) > 1e-6) == (precision == "bf16")
 
 
 def test_fine_tuning_teaches_the_responses_and_not_the_prompts(make_model):

@@ -20,7 +20,7 @@ def digits():
     """The digits of a number in descending order: "Sort 482913 downwards", "Answer: 984321". The examples of the
     base's warm-up are in ascending order, "Sort 482913", so that M0 knows the form of an answer and not this order."""
     draw = random.Random("digits")
-    numbers = list(dict.fromkeys("".join(draw.choices("123456789", k=6)) for _ in range(8000)))
+    numbers = list(dict.fromkeys("".join(draw.choices("123456789", k=6)) for _ in range(12000)))
     ascending = ["".join(sorted(number)) for number in numbers]
     down = [(f"Sort {number} downwards", answer[::-1]) for number, answer in zip(numbers, ascending)]
     up = [(f"Sort {number}", answer) for number, answer in zip(numbers, ascending)]

@@ -20,7 +20,6 @@ from transformers import set_seed
 from cream.data.errors import InputError
 from cream.data.files import write_json
 from cream.models.loading import load_model, load_tokenizer
-from cream.models.precision import dtype_of
 from cream.models.training import preference_trainer, save_trained, sft_trainer, train
 
 
@@ -28,7 +27,7 @@ def train_model(start, out, rows, settings, seed, *, lora=None, precision="fp32"
     """Trains the model in the folder `start` and writes it to the folder `out`. Returns its curve, a row a step.
 
     With a beta in `settings`, `rows` are pairs for preference training (see `train_preferences`), else examples for SFT
-    (see `fine_tune`), whose forward pass is in the dtype that `precision` names. `launch` is None for this process, or
+    (see `fine_tune`). `precision` is that of the matrix products. `launch` is None for this process, or
     the command that starts several; it runs in the folder that holds models/, which all machines must see at the same
     path. The model is the same up to rounding.
     """
@@ -56,9 +55,9 @@ def _train(start, out, rows, settings, seed, lora, precision):
     set_seed(seed)
     model, tokenizer = load_model(start, trainable=True), load_tokenizer(start)
     if "beta" in settings:
-        trainer = preference_trainer(model, tokenizer, rows, settings, seed)
+        trainer = preference_trainer(model, tokenizer, rows, settings, seed, precision)
     else:
-        trainer = sft_trainer(model, rows, settings, seed, lora, dtype_of(precision))
+        trainer = sft_trainer(model, rows, settings, seed, lora, precision)
     curve = train(trainer)
     save_trained(trainer, tokenizer, out)
     return curve

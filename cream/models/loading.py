@@ -6,7 +6,6 @@ LoRA, every model after M0 is an adapter over M0.
 
 import copy
 import re
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +19,6 @@ from cream.data.hub import first_line, model_folder
 from cream.models.attention import GROUPED_SDPA
 from cream.models.chat import end_of_turn, set_thinking
 from cream.models.embedded import embedded_gguf, forget_quantization
-from cream.models.precision import bf16_linear, fast_dtype
 
 disable_progress_bar()  # reading a file needs no bar beside those of the long steps
 
@@ -117,10 +115,6 @@ def load_model(folder, dtype=torch.float32, trainable=False):
     model = load_weights(AutoModelForCausalLM, base, f"the model in {base}", dtype=dtype, local_files_only=True)
     if model.config._attn_implementation == "sdpa" and not torch.cuda.is_available():
         model.set_attn_implementation(GROUPED_SDPA)
-    if dtype == torch.bfloat16 and fast_dtype() != torch.bfloat16:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.forward = partial(bf16_linear, module)
     if base != Path(folder):
         model = _add_adapter(model, folder, trainable)
     if trainable:
@@ -128,9 +122,9 @@ def load_model(folder, dtype=torch.float32, trainable=False):
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def load_models(folders, dtype=torch.float32):
+def load_models(folders):
     """The models in `folders`, M0 or adapters over it, as `load_model` gives them, but with one M0 in memory."""
-    base = load_model(base_of(folders[0]), dtype)
+    base = load_model(base_of(folders[0]))
 
     def over_base(folder):
         kept = {id(weight): weight for weight in [*base.parameters(), *base.buffers()]}

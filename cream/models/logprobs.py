@@ -13,11 +13,14 @@ from tqdm import tqdm
 from cream.data.errors import InputError
 from cream.models.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.models.loading import base_of, load_models
+from cream.models.precision import computing_in
 from cream.models.workers import spread
 
 
-def score(folders, prompts, responses, *, dtype=torch.float32, workers=1, chunk=256, progress=False, **settings):
+def score(folders, prompts, responses, *, precision="fp32", workers=1, chunk=256, progress=False, **settings):
     """`response_logprobs` under the model in each folder, without gradients, on the CPU: fp32, `[models, responses]`.
+
+    `precision` is that of the matrix products (see `computing_in`).
 
     M0 and the adapters over it are loaded together, with one M0 in memory; whole models one after another. Several Ray
     `workers` score a `chunk` of prompts at a time, with all of its responses. With `progress` there are bars.
@@ -28,19 +31,19 @@ def score(folders, prompts, responses, *, dtype=torch.float32, workers=1, chunk=
         groups.setdefault(base_of(folder), []).append(folder)
     for group in groups.values():
         if workers == 1:
-            scored = torch.tensor(_scorer(group, dtype, settings, progress)((prompts, responses)))
+            scored = torch.tensor(_scorer(group, precision, settings, progress)((prompts, responses)))
         else:
-            scored = _score_in_parts(partial(_scorer, group, dtype, settings), prompts, responses, workers, chunk)
+            scored = _score_in_parts(partial(_scorer, group, precision, settings), prompts, responses, workers, chunk)
         sums |= zip(group, scored)
     return torch.stack([sums[folder] for folder in folders])
 
 
-def _scorer(folders, dtype, settings, progress=False):
+def _scorer(folders, precision, settings, progress=False):
     """Loads models that share a base, to score as many chunks as come under each of them."""
-    models = load_models(folders, dtype)
+    models = load_models(folders)
 
     def work(chunk):
-        with torch.inference_mode():
+        with torch.inference_mode(), computing_in(precision):
             bars = [progress and f"scoring under {folder.name}" for folder in folders]
             return [
                 response_logprobs(model, *chunk, progress=bar, **settings).tolist() for model, bar in zip(models, bars)

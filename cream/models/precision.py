@@ -1,13 +1,15 @@
-"""In which dtype a processor computes fast, and bf16 on one that has no instruction for it."""
+"""In which precision to compute, and bf16 on a processor that has no instruction for it."""
 
 import os
+from contextlib import contextmanager
 
 import torch
 from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
 
 
 def dtype_of(precision):
-    """The dtype of sampling, SFT and the judge by `precision` in params.yaml: "fp32", or "auto" for `fast_dtype`."""
+    """The dtype of sampling and of the judge by `precision` in params.yaml: "fp32", or "auto" for `fast_dtype`."""
     return torch.float32 if precision == "fp32" else fast_dtype()
 
 
@@ -24,8 +26,35 @@ def fast_dtype():
     return torch.bfloat16 if mkldnn else torch.float32
 
 
-def bf16_linear(layer, inputs):
-    """A bf16 layer's product as a fast processor makes it, rounded after it is summed up in fp32: where torch has no
+@contextmanager
+def computing_in(precision):
+    """While it lasts, matrix products of fp32 weights are made in that precision; what they give is summed up in fp32.
+
+    "fp32"; "tf32", on a GPU, where the factors are rounded to 10 bits; "bf16", autocast, where factors and products are
+    rounded to 7 bits; or "auto" for bf16 where that is fast, else fp32.
+    """
+    bf16 = precision == "bf16" or precision == "auto" and fast_dtype() == torch.bfloat16
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            if bf16 and device == "cpu" and fast_dtype() != torch.bfloat16:
+                with _RoundedProducts():
+                    yield
+            else:
+                yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class _RoundedProducts(TorchFunctionMode):
+    """A linear layer's product as a processor with bf16 makes it, rounded after it is summed up in fp32: where torch has no
     instruction for that, its own way takes several times as long."""
-    bias = None if layer.bias is None else layer.bias.float()
-    return linear(inputs.float(), layer.weight.float(), bias).to(torch.bfloat16)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is not linear:
+            return function(*args, **(kwargs or {}))
+        inputs, weight, *bias = (x if x is None else x.to(torch.bfloat16).float() for x in (*args, *(kwargs or {}).values()))
+        with torch.autocast("cpu", enabled=False):
+            return linear(inputs, weight, *bias).to(torch.bfloat16)

@@ -21,42 +21,43 @@ from cream.data.errors import InputError
 from cream.method.loss import cream_loss
 from cream.models.loading import save_model
 from cream.models.logprobs import response_logprobs
+from cream.models.precision import computing_in
 
 # Sequences (SFT) or pairs (DPO) in one forward pass: as many as this many tokens hold, but at least four. The global
 # batch is reached by accumulation.
 MICRO_TOKENS = 4096
 
 
-def fine_tune(model, rows, settings, seed, lora=None, dtype=torch.float32):
+def fine_tune(model, rows, settings, seed, lora=None, precision="fp32"):
     """SFT on the responses alone. `rows` have prompt_ids and response_ids. Returns the model and its loss curve.
 
     `settings` are the learning_rate, epochs and (global) batch_size; `lora` is None or its r, alpha and dropout.
-    The loss is the mean over response tokens of -log p, so prompts and padding are not learned. `dtype` is that of the
-    forward pass; the weights stay in fp32.
+    The loss is the mean over response tokens of -log p, so prompts and padding are not learned. `precision` is that of the
+    matrix products (see `computing_in`); the weights stay in fp32.
     """
-    trainer = sft_trainer(model, rows, settings, seed, lora, dtype)
+    trainer = sft_trainer(model, rows, settings, seed, lora, precision)
     return trainer.model, train(trainer)
 
 
-def train_preferences(model, tokenizer, pairs, settings, seed):
+def train_preferences(model, tokenizer, pairs, settings, seed, precision="fp32"):
     """One round of CREAM. Returns the model and its loss and margin curve.
 
     `pairs` have prompt_ids, chosen_ids, rejected_ids, the log-probs of both responses under the round's start model
     (ref_chosen_logps, ref_rejected_logps) and their C (consistency). `settings` are those of SFT, beta and perhaps
-    sft_weight (0 if it is missing).
+    sft_weight (0 if it is missing). `precision` is that of `score`, so that the first margin is 0.
     """
-    trainer = preference_trainer(model, tokenizer, pairs, settings, seed)
+    trainer = preference_trainer(model, tokenizer, pairs, settings, seed, precision)
     return trainer.model, train(trainer)
 
 
-def sft_trainer(model, rows, settings, seed, lora=None, dtype=torch.float32):
+def sft_trainer(model, rows, settings, seed, lora=None, precision="fp32"):
     """What `fine_tune` trains with."""
     if lora:
         model = get_peft_model(model, adapter_config(model, lora))
     config = one_gpu(TrainingArguments(**optimiser_settings(settings, seed, rows), **IN_ORDER))
     rows = in_order(rows, settings["epochs"], settings["batch_size"], seed)
     trainer = SFTTrainer(model, config, train_dataset=rows, data_collator=_columns)
-    trainer.dtype = dtype
+    trainer.precision = precision
     return trainer
 
 
@@ -76,9 +77,8 @@ def adapter_config(model, lora):
     )
 
 
-def preference_trainer(model, tokenizer, pairs, settings, seed):
+def preference_trainer(model, tokenizer, pairs, settings, seed, precision="fp32"):
     """What `train_preferences` trains with."""
-    # fp32 on both sides of the margin: the references were scored in fp32 by the rank stage.
     config = DPOConfig(
         **optimiser_settings(settings, seed, pairs), **IN_ORDER, beta=settings["beta"], precompute_ref_log_probs=True
     )
@@ -90,7 +90,7 @@ def preference_trainer(model, tokenizer, pairs, settings, seed):
         processing_class=tokenizer,
         data_collator=_columns,
     )
-    trainer.sft_weight = settings.get("sft_weight", 0.0)
+    trainer.sft_weight, trainer.precision = settings.get("sft_weight", 0.0), precision
     return trainer
 
 
@@ -124,8 +124,7 @@ class SFTTrainer(Trainer):
     loss_is_scaled_for_ga = True  # compute_loss divides by the global batch, so accumulation must not divide again
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # Autocast keeps the weights in fp32, and is about twice as fast on CPUs with bf16 instructions.
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with computing_in(self.precision):
             logps = response_logprobs(model, inputs["prompt_ids"], inputs["response_ids"], max_tokens=None)
         return -(logps * _weights(inputs, logps)).sum() / num_items_in_batch
 
@@ -150,9 +149,10 @@ class CreamTrainer(DPOTrainer):
         return dataset  # already scored, in ranking
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        logps = response_logprobs(
-            model, inputs["prompt_ids"] * 2, inputs["chosen_ids"] + inputs["rejected_ids"], max_tokens=None
-        )
+        with computing_in(self.precision):
+            logps = response_logprobs(
+                model, inputs["prompt_ids"] * 2, inputs["chosen_ids"] + inputs["rejected_ids"], max_tokens=None
+            )
         chosen, rejected = logps.chunk(2)
         reference_chosen, reference_rejected, consistency = (
             torch.tensor(inputs[column], device=logps.device)
@@ -250,7 +250,9 @@ def train(trainer):
     and how far the mean log-probs of the chosen and the rejected response have moved (nats)."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressBar)
-    trainer.train()
+    # The backward pass takes its dtypes from the forward pass, but not whether fp32 may be tf32.
+    with computing_in("tf32" if getattr(trainer, "precision", None) == "tf32" else "fp32"):
+        trainer.train()
     steps = pd.DataFrame(entry for entry in trainer.state.log_history if "loss" in entry)
     names = ("step", "loss", "learning_rate", "margin", "chosen", "rejected")
     return steps[[name for name in names if name in steps]]
