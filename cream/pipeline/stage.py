@@ -16,6 +16,7 @@ import traceback
 from html import escape
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 
 from cream.data.errors import InputError
 from cream.data.files import atomic_write, write_json
@@ -80,18 +81,19 @@ def _run(path, parameters, failed):
         kernel_spec = KernelSpec(argv=command, language="python")
 
     failed.parent.mkdir(exist_ok=True)
-    notebook = papermill.execute_notebook(
-        path,
-        failed,
-        parameters,
-        kernel_name="python3",
-        cwd=path.parent,
-        kernel_manager_class=Kernel,
-        progress_bar=False,
-        stderr_file=sys.stderr,
-        config=Config(KernelManager={"transport": "ipc"}),  # no network port
-        extra_arguments=["--IPKernelApp.log_level=50"],  # else it reports its own shutdown as an error
-    )
+    with TemporaryDirectory() as sockets:  # files of this stage's own in place of network ports
+        notebook = papermill.execute_notebook(
+            path,
+            failed,
+            parameters,
+            kernel_name="python3",
+            cwd=path.parent,
+            kernel_manager_class=Kernel,
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            config=Config(KernelManager={"transport": "ipc", "ip": str(Path(sockets, "kernel"))}),
+            extra_arguments=["--IPKernelApp.log_level=50"],  # else it reports its own shutdown as an error
+        )
     failed.unlink()
     return notebook
 
