@@ -134,7 +134,7 @@ def test_pages_open_offline_and_show_no_error(finished):
 
 
 def test_stages_repeat_to_the_same_bytes(finished):
-    stages = ["sample@m1", "rank@m1", "train@cream-m2", "evaluate@cream-m2", "consistency", "benchmark"]
+    stages = ["sample@m1", "rank@m1", "pairs@cream-m2", "train@cream-m2", "evaluate@cream-m2", "consistency", "benchmark"]
     before = (finished / "dvc.lock").read_text()
     run(finished, "dvc", "repro", "--single-item", "--force", "--no-run-cache", *stages)
     assert (finished / "dvc.lock").read_text() == before
@@ -218,10 +218,32 @@ def test_one_more_round_runs_only_its_own_stages(finished):
         "-S", "+rank.cream-m3={previous: cream-m2}", "-S", "+train.cream-m4={start: cream-m3, method: cream}",
     )  # fmt: skip
     ran = set(re.findall(r"Running stage '(.+)'", done.stdout))
-    new = {"sample@cream-m3", "rank@cream-m3", "train@cream-m4", "evaluate@cream-m4"}
+    new = {"sample@cream-m3", "rank@cream-m3", "pairs@cream-m4", "train@cream-m4", "evaluate@cream-m4"}
     assert ran == new | {"consistency", "benchmark", "index"}
     assert "cream-m3" in (finished / "reports/consistency.html").read_text()
     assert "cream-m4" in (finished / "reports/benchmark.html").read_text()
+
+
+def test_a_new_method_trains_its_own_model_alone_on_the_pairs_of_the_others(finished, tmp_path):
+    """A copy of CREAM under another name: its model has the same bytes, for its pairs come in the same batches."""
+    folder = tmp_path / "more"
+    shutil.copytree(finished, folder, symlinks=True)
+    with open(folder / "cream/method/methods.py", "a") as file:
+        file.write('\nMETHODS["cream-again"] = METHODS["cream"]\n')
+    with open(folder / "params.yaml", "a") as file:
+        file.write("  again-m2: {start: m1, method: cream-again}\n")
+    ran = re.findall(r"Running stage '(.+)'", run(folder, "dvc", "repro", "evaluate").stdout)
+    models = yaml.safe_load((folder / "params.yaml").read_text())["train"]
+    assert sorted(ran) == sorted([*(f"pairs@{model}" for model in models), "train@again-m2", "evaluate@again-m2"])
+    ours, theirs = (folder / f"models/{model}/model.safetensors" for model in ("again-m2", "cream-m2"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_methods_with_one_start_model_differ_in_nothing_but_c(finished):
+    srlm, cream = (read_rows(finished / f"data/pairs/{model}.jsonl") for model in ("srlm-m2", "cream-m2"))
+    assert len(srlm) > 1 and {pair.pop("consistency") for pair in srlm} == {1.0}
+    assert len({pair.pop("consistency") for pair in cream} - {1.0}) == 1
+    assert srlm == cream
 
 
 def test_models_and_data_go_through_a_remote_and_nothing_runs_again(finished, tmp_path):
@@ -252,12 +274,13 @@ def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tm
     (folder / "params.yaml").write_text(
         params.replace("scale: {workers: 1, launch: null}", f"scale: {{workers: 2, launch: {launch}}}")
     )
-    status = run(folder, "dvc", "status", "sample", "rank", "train", "evaluate", "sft", "base", "--json")
+    status = run(folder, "dvc", "status", "sample", "rank", "pairs", "train", "evaluate", "sft", "base", "--json")
     assert not status.stdout.strip("{}\n")
     for notebook, argument in (
         ("03_sft", None),
         ("04_sample", "policy=m1"),
         ("05_rank", "policy=m1"),
+        ("05b_pairs", "model_name=cream-m2"),
         ("06_train", "model_name=cream-m2"),
         ("07_evaluate", "model_name=cream-m2"),
     ):

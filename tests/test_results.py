@@ -330,12 +330,10 @@ def make_run(folder, rows, questions=200, prompts=60, tasks=("sums",), known=Tru
         shares = dict.fromkeys(("tokens_mean", "truncated_share", "distinct_mean", "right_share", "mixed_share"), 0.5)
         write_json(folder / "results" / "sample" / f"{policy}.json", {"prompts": prompts, "responses": 5 * prompts, **shares})
     for model in params["train"]:
-        pairs = [{"chosen_right": bool(rng.random() < 0.6) if known else None,
-                  "rejected_right": bool(rng.random() < 0.3) if known else None} for _ in range(prompts - 1)]  # fmt: skip
-        write_rows(folder / "data" / "pairs" / f"{model}.jsonl", pairs)
-        trained = {"rankers": ["reward", "previous"], "pairs": prompts - 1, "prompts_tied": 1, "prompts_unscored": 0,
-                   "dropped": 0, "C": 0.6, "reversed_share": 0.0}  # fmt: skip
-        trained |= {} if older else {"chosen_moved": -2.0 if "srlm" in model else 1.0, "rejected_moved": -5.0}
+        pairs = {"rankers": ["reward", "previous"], "pairs": prompts - 1, "prompts_tied": 1, "prompts_unscored": 0,
+                 "dropped": 0, "right": 40 if known else 0, "wrong": 20 if known else 0, "C": 0.6, "reversed_share": 0.0}  # fmt: skip
+        write_json(folder / "results" / "pairs" / f"{model}.json", pairs)
+        trained = {} if older else {"chosen_moved": -2.0 if "srlm" in model else 1.0, "rejected_moved": -5.0}
         write_json(folder / "results" / "train" / f"{model}.json", trained)
         curve = pd.DataFrame({"step": [1, 2, 3], "loss": [0.69, 0.6, 0.5], "learning_rate": 0.1, "margin": [0, 0.5, 1.0]})
         curve = curve if older else curve.assign(chosen=[0, 0.5, 1], rejected=[0, -2, -5])

@@ -10,7 +10,7 @@ from trl import DPOConfig, DPOTrainer
 
 from cream.models.loading import load_model, load_models, save_model
 from cream.models.logprobs import response_logprobs, score
-from cream.models.training import adapter_config, fine_tune, train_preferences
+from cream.models.training import adapter_config, fine_tune, preference_trainer, train_preferences
 
 END = 0
 SETTINGS = dict(learning_rate=1e-3, epochs=1, batch_size=4, beta=0.1)
@@ -208,6 +208,16 @@ def test_the_seed_decides_the_order_of_the_pairs(make_model, tokenizer):
     _, curve = train_preferences(make_model(), tokenizer, pairs, SETTINGS, seed=1)
     _, other = train_preferences(make_model(), tokenizer, pairs, SETTINGS, seed=2)
     assert list(curve["loss"]) != list(other["loss"])
+
+
+def test_the_order_of_the_pairs_does_not_depend_on_their_consistency(make_model, tokenizer):
+    model, settings = make_model(), SETTINGS | {"epochs": 2}
+    trained = (
+        list(preference_trainer(model, tokenizer, pairs_of(model, consistency=consistency), settings, 1).train_dataset)
+        for consistency in (1.0, [i / 8 for i in range(8)])
+    )
+    for one, other in zip(*trained, strict=True):
+        assert one | {"consistency": None} == other | {"consistency": None}
 
 
 def test_each_pair_is_trained_by_its_own_consistency(make_model, tokenizer):

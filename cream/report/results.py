@@ -95,19 +95,9 @@ def rank_results(params, root=".."):
     ).T
 
 
-def trainings(params, root=".."):
-    """One row a trained model: what its training wrote."""
-    return pd.DataFrame({model: _written(root, "train", model) for model in trained_of(params)}).T
-
-
 def trained_pairs(params, root=".."):
-    """How many of the pairs that each model was trained on are known to be right, and wrong."""
-    found = {}
-    for model in trained_of(params):
-        pairs = read_rows(Path(root, "data", "pairs", f"{model}.jsonl"))
-        verdicts = [verdict_of(pair["chosen_right"], pair["rejected_right"]) for pair in pairs]
-        found[model] = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong")}
-    return pd.DataFrame(found).T
+    """One row a trained model: the pairs that it was trained on, by number and weight."""
+    return pd.DataFrame({model: _written(root, "pairs", model) for model in trained_of(params)}).T
 
 
 def rankings(params, root=".."):
