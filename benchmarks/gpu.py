@@ -117,7 +117,7 @@ def _sampling(m0, prompts, sizes):
         os.environ["CREAM_BF16"] = str(int(precision == "bf16"))
         for way, load in ways.items():
             work = load(m0, wanted)
-            seconds, lengths = timed(work, "tf32" if precision == "tf32" else "fp32")
+            seconds, lengths = timed(work, "tf32" if precision == "tf32" else "fp32", repeats=1)
             yield _row("sampling", way, precision, sum(lengths), seconds)
     del os.environ["CREAM_BF16"]
 
@@ -208,12 +208,12 @@ def llama(sizes, folder, tiny=False):
     def scoring(max_tokens=8192):
         return response_logprobs(model, *zip(*pairs), max_tokens=max_tokens)
 
-    for precision in reversed(PRECISIONS):
+    for precision in PRECISIONS:
         seconds, _ = timed(scoring, precision, repeats=1)
         yield _row("scoring", "cream", precision, tokens, seconds, operations_per_s=least / seconds, memory=_peak())
 
     model = get_peft_model(model, adapter_config(model, LORA)).train()
-    for precision in ("bf16", "tf32"):
+    for precision in PRECISIONS[1:]:
         yield _preference_row("LoRA training", model, tokenizer, prompts, responses, precision)
     model = model.unload().to(torch.bfloat16).eval()
     _forget()

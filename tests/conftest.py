@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test may reach the network
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are of a processor, on machines with a GPU too
 
 import pytest
 import torch

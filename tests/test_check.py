@@ -414,3 +414,8 @@ def test_a_copy_without_git_or_dvc_is_told_what_to_do(tmp_path):
     (tmp_path / ".git").rmdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
     check_folder(GOOD, tmp_path)
+
+
+def test_tf32_without_a_gpu_is_refused(tmp_path):
+    with pytest.raises(InputError, match="logprob_precision: tf32 is made by GPUs, and there is none here"):
+        check_machine({**GOOD, "logprob_precision": "tf32"}, tmp_path)

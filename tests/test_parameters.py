@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 GOOD = {
     "seed": 1,
     "precision": "fp32",
+    "logprob_precision": "fp32",
     "model": {"base": "embedded", "revision": None, "scratch": None, "warmup": None, "lora": None},
     "data": {"source": "sums", "seed_examples": 8, "prompts_per_round": 4, "rounds": 2, "test_questions": 4, "balanced": False},
     "sft": {"epochs": 1, "learning_rate": 1.0e-5, "batch_size": 8},
@@ -65,10 +66,10 @@ def test_every_profile_is_right(path):
 
 def test_a_file_may_leave_out_what_has_a_default(tmp_path):
     params = copy.deepcopy(GOOD)
-    del params["precision"], params["model"]["scratch"], params["dpo"]["sft_weight"], params["evaluation"]["samples"]
+    del params["precision"], params["logprob_precision"], params["model"]["scratch"], params["dpo"]["sft_weight"], params["evaluation"]["samples"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     found = load_parameters(tmp_path / "params.yaml")
-    assert found["precision"] == "auto" and found["model"]["scratch"] is None
+    assert found["precision"] == "auto" and found["logprob_precision"] == "fp32" and found["model"]["scratch"] is None
     assert found["dpo"]["sft_weight"] == 0 and found["evaluation"]["samples"] == 0  # the paper's
 
 

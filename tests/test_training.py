@@ -239,6 +239,23 @@ def test_margin_grows_with_full_consistency_and_stays_at_half(make_model, tokeni
     assert abs(margins[0.5]) < 0.2  # AdamW makes full steps of what is left of the gradient, so not quite 0
 
 
+def test_the_first_margin_is_zero_where_ranking_and_training_share_a_precision(make_model, tokenizer, tmp_path):
+    save_model(make_model(), tokenizer, tmp_path / "m1")
+    rows = pairs_of(make_model(), consistency=1.0)
+
+    def first_margin(scored, trained):
+        for which in ("chosen", "rejected"):
+            prompts, responses = [row["prompt_ids"] for row in rows], [row[f"{which}_ids"] for row in rows]
+            (sums,) = score([tmp_path / "m1"], prompts, responses, precision=scored)
+            for row, value in zip(rows, sums.tolist()):
+                row[f"ref_{which}_logps"] = value
+        _, curve = train_preferences(make_model(), tokenizer, rows, SETTINGS | {"batch_size": 8}, 1, precision=trained)
+        return abs(curve.margin[0])
+
+    assert first_margin("fp32", "fp32") < 1e-6
+    assert first_margin("bf16", "bf16") < 1e-4 < first_margin("fp32", "bf16")
+
+
 def test_fine_tuning_starts_at_the_nll_of_the_response_tokens(make_model):
     model = make_model()
     tokens, nll = 0, 0.0

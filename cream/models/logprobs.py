@@ -64,7 +64,11 @@ def _score_in_parts(make, prompts, responses, workers, chunk):
     return sums[:, torch.tensor(sum(places, [])).argsort()]
 
 
-def response_logprobs(model, prompts, responses, max_tokens=1024, progress=None):
+# Padded tokens in one forward pass: a processor has enough to do with few, a GPU with many.
+MAX_TOKENS = 16384 if torch.cuda.is_available() else 1024
+
+
+def response_logprobs(model, prompts, responses, max_tokens=MAX_TOKENS, progress=None):
     """log p(response | prompt), summed over the response's tokens, in nats.
 
     `prompts` and `responses` are lists of lists of token ids, one prompt a response. Returns fp32 sums, `[responses]`,

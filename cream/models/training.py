@@ -6,6 +6,7 @@ the same weight, however many processes share it.
 
 import os
 import re
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -83,13 +84,15 @@ def preference_trainer(model, tokenizer, pairs, settings, seed, precision="fp32"
         **optimiser_settings(settings, seed, pairs), **IN_ORDER, beta=settings["beta"], precompute_ref_log_probs=True
     )
     pairs = in_order(pairs, settings["epochs"], settings["batch_size"], seed)
-    trainer = CreamTrainer(
-        model,
-        args=one_gpu(config),
-        train_dataset=Dataset.from_list(pairs),
-        processing_class=tokenizer,
-        data_collator=_columns,
-    )
+    # TRL hashes all weights to find log-probs of the reference that it has cached, a minute for 8B; these come with the pairs.
+    with patch("trl.trainer.dpo_trainer.hash_module", return_value=None):
+        trainer = CreamTrainer(
+            model,
+            args=one_gpu(config),
+            train_dataset=Dataset.from_list(pairs),
+            processing_class=tokenizer,
+            data_collator=_columns,
+        )
     trainer.sft_weight, trainer.precision = settings.get("sft_weight", 0.0), precision
     return trainer
 

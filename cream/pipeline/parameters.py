@@ -69,6 +69,7 @@ def _with_defaults(params):
     """With the values of the keys that a file may leave out: the paper's loss, and no samples in the evaluation."""
     return {
         "precision": "auto",
+        "logprob_precision": "fp32",
         **params,
         "model": {"scratch": None, **params["model"]},
         "dpo": {"sft_weight": 0.0, **params["dpo"]},
