@@ -60,7 +60,7 @@ else:
     write("results/rank/m1.json", C=0.5 + seed / 10, tau_auc=0.5 + seed / 100, chosen_right=0.2, rejected_right=None)
     for name in ("consistency.html", "benchmark.html", "accuracy.svg"):
         Path("reports", name).parent.mkdir(exist_ok=True)
-        Path("reports", name).write_text(f'seed {seed} <a href="./index.html"><a href="./benchmark.html">')
+        Path("reports", name).write_text(f'seed {seed} <a href="./index.html"><a href="./loss.html"><a href="benchmark.html">')
 """
 
 
@@ -360,7 +360,7 @@ def test_make_profile_keeps_its_reports_and_leaves_the_workspace(seeded):
     run(seeded, "make", "profile", "NAME=other")
     pages = {path.name: path.read_text() for path in (seeded / "reports" / "other").iterdir()}
     assert sorted(pages) == ["accuracy.svg", "benchmark.html", "consistency.html"]
-    assert pages["benchmark.html"] == 'seed 7 <a href="../index.html"><a href="./benchmark.html">'
+    assert pages["benchmark.html"] == 'seed 7 <a href="../index.html"><a href="../loss.html"><a href="benchmark.html">'
     assert (seeded / "params.yaml").read_text() == params and not (seeded / "models").exists()
     cache = run(seeded / ".runs" / "other" / "run", "dvc", "cache", "dir").stdout.strip()
     assert cache == str(seeded / ".dvc" / "cache")
