@@ -62,7 +62,7 @@ committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $
 	test -z "$$changed" || { echo "make $@: commit or stash these changes first, so that all runs are of the same code:" >&2; echo "$$changed" >&2; exit 1; }
 
 # On models/m1 and the first round's prompts, or MODEL=folder and QUESTIONS=file (rows with a question).
-bench: .venv/ready  ## time sampling, scoring and training beside the ordinary ways: reports/benchmarks/speed.html
+bench: .venv/ready  ## time sampling, scoring and training against the ordinary ways: reports/benchmarks/speed.html
 	python benchmarks/speed.py $(if $(MODEL),--model $(MODEL)) $(if $(QUESTIONS),--questions $(QUESTIONS))
 	python -m cream.pipeline.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
 	dvc repro --single-item --force index

@@ -111,11 +111,11 @@ def test_a_stamp_says_how_a_page_was_made(tmp_path, monkeypatch):
 
 def test_a_stamp_names_the_commit_and_changes_of_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert pages._commit() == []
     Path("cream").mkdir()
     Path("cream", "a.py").touch()
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
+        assert pages._commit() == []
         subprocess.run(["git", *command], check=True)
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     Path("results.csv").touch()

@@ -138,7 +138,7 @@ def _machine():
 
 def _commit():
     """The commit, and whether the code has changed since; nothing outside a repository."""
-    commit = _git("rev-parse", "--short=10", "HEAD")
+    commit = _git("rev-parse", "--verify", "--quiet", "--short=10", "HEAD")
     changed = " with changes" if commit and _git("status", "--porcelain", "--", "cream", "notebooks") else ""
     return [f"commit {commit}{changed}"] if commit else []
 
