@@ -44,14 +44,14 @@ sweep: .venv/ready  ## the same with each value of SET="dpo.sft_weight=0,0.1,1":
 	python -m cream.pipeline.stage --no-input notebooks/16_sweep.ipynb reports/sweeps/$(PROFILE:%=%-)$(call keys,-).html keys=$(call keys,$(comma)) $(PROFILE:%=profile=%)
 	dvc repro --single-item --force index
 
-# Its two reports are kept; their link to the index leads to the workspace's.
+# Its two reports are kept a folder down: their links that begin with ./ lead to the workspace's pages (see cream/pipeline/pages.py).
 profile: FILE = profiles/$(NAME).yaml
 profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...) and keep its reports in reports/NAME/
 	@$(call committed,$(FILE))
 	$(RUNS)
 	@mkdir -p reports/$(NAME) && cp .runs/$(NAME)/run/reports/accuracy.svg reports/$(NAME)/
 	@for page in consistency benchmark; do \
-		sed 's|"./index.html"|"../index.html"|' .runs/$(NAME)/run/reports/$$page.html > reports/$(NAME)/$$page.html; \
+		sed 's|href="\./|href="../|g' .runs/$(NAME)/run/reports/$$page.html > reports/$(NAME)/$$page.html; \
 	done
 	dvc repro --single-item --force index
 
@@ -62,7 +62,7 @@ committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $
 	test -z "$$changed" || { echo "make $@: commit or stash these changes first, so that all runs are of the same code:" >&2; echo "$$changed" >&2; exit 1; }
 
 # On models/m1 and the first round's prompts, or MODEL=folder and QUESTIONS=file (rows with a question).
-bench: .venv/ready  ## time sampling, scoring and training beside the ordinary ways: reports/benchmarks/speed.html
+bench: .venv/ready  ## time sampling, scoring and training against the ordinary ways: reports/benchmarks/speed.html
 	python benchmarks/speed.py $(if $(MODEL),--model $(MODEL)) $(if $(QUESTIONS),--questions $(QUESTIONS))
 	python -m cream.pipeline.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
 	dvc repro --single-item --force index

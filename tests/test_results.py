@@ -251,6 +251,41 @@ def test_many_lines_are_drawn_a_panel_each():
     assert len(figures.by_round(lines, rounds, table_of(["m1"]), "accuracy").axes) == 1  # nothing but M1 is known
 
 
+def test_a_line_that_leaves_the_axes_has_its_end_in_words():
+    lines = {name: ["m1", f"{name}-m2"] for name in "abcdefghi"}
+    rounds = {"m1": 1, **{models[1]: 2 for models in lines.values()}}
+    values = [0.6, 0.58, 0.59, 0.59, 0.6, 0.6, 0.61, 0.61, 0.62, 0.0]  # of M1, then of a to i
+    table = pd.DataFrame({"value": values}, index=rounds).eval("low = value - 0.1").eval("high = value + 0.1")
+    figure = figures.by_round(lines, rounds, table, "accuracy", level=0.6)
+    assert figure.axes[0].get_ylim() == pytest.approx((0.48 - 0.012, 0.72 + 0.012))
+    assert [[text.get_text() for text in axes.texts] for axes in figure.axes[:9]] == [[]] * 8 + [["↓ 0.00"]]
+    few = figures.by_round({name: lines[name] for name in "aehi"}, rounds, table, "accuracy").axes[0]  # one pair of axes
+    low = few.get_ylim()[0]
+    assert [text.get_text() for text in few.texts] == ["↓ 0.00", "i", "a", "e", "h"]
+    assert few.texts[0].get_position() == few.texts[1].xy == (2, low)
+
+
+def test_a_forest_has_a_point_and_an_interval_a_row_and_a_panel_a_table():
+    first = pd.DataFrame({"value": [1.0, -2.0], "low": [0.5, -3.0], "high": [1.5, -1.0]}, index=["a", "b"])
+    second = pd.DataFrame({"value": [4.0], "low": [3.0], "high": [5.0]}, index=["b"])
+    figure = figures.forest({"minus M1's": first, "minus CREAM's": second}, ["C0", "C1"])
+    left, right = figure.axes
+    assert [axes.get_xlabel() for axes in figure.axes] == ["minus M1's", "minus CREAM's"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    drawn = [[line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes]
+    assert drawn[0][1:] == [[[0.5, 0], [1.5, 0]], [[1.0, 0]], [[-3.0, 1], [-1.0, 1]], [[-2.0, 1]]]
+    assert drawn[1][1:] == [[[3.0, 1], [5.0, 1]], [[4.0, 1]]]
+    assert [axes.lines[0].get_xdata()[0] for axes in figure.axes] == [0, 0]  # the line at 0
+
+
+def test_a_row_of_a_forest_that_is_far_from_all_else_is_an_arrow():
+    value = pd.Series([1.0, 2.0, 3.0, 4.0, 5.0, -65.4], index=list("abcdef"))
+    table = pd.DataFrame({"value": value, "low": value - 1, "high": value + 1})
+    axes = figures.forest({"points": table}, ["C0"] * 6).axes[0]
+    assert [(text.get_text(), text.get_position()[1]) for text in axes.texts] == [("← −65.4 (−66.4 to −64.4)", 5)]
+    assert axes.get_xlim() == pytest.approx((-0.3, 6.3)) and len(axes.lines) == 1 + 2 * 5
+
+
 def test_tables_show_what_models_wrote_as_it_is(monkeypatch):
     shown = []
     monkeypatch.setattr(figures, "display", lambda html: shown.append(html.data))
@@ -430,6 +465,31 @@ def test_lines_run_from_the_model_that_a_method_started_from(tmp_path):
     assert results.last_common(params, lines["CREAM-drop"], lines["CREAM"]) == ("s-m3", "a-m3")
     assert results.last_common(params, lines["CREAM"], lines["CREAM (b-m2)"]) == ("a-m2", "b-m2")
     assert results.last_common(params, lines["CREAM-drop"], lines["CREAM (b-m2)"]) is None
+
+
+def test_the_last_models_are_compared_with_m1_and_with_creams_of_the_same_round():
+    def rows(name, *rounds, method="cream"):
+        return {f"{name}-m{r}": {"start": f"{name}-m{r - 1}" if r > 2 else "m1", "method": method} for r in rounds}
+
+    params = {"ranking": {"measure": "kendall", "first_round": "official"}, "dpo": {}}
+    params["train"] = {**rows("c", 2, 3), **rows("s", 2, 3, method="srlm"), **rows("d", 2, method="cream-drop")}
+    with_m1 = {"CREAM": ("c-m3", "m1"), "SRLM": ("s-m3", "m1"), "CREAM-drop (M2)": ("d-m2", "m1")}
+    with_cream = {"SRLM": ("s-m3", "c-m3"), "CREAM-drop (M2)": ("d-m2", "c-m2")}
+    assert results.last_comparisons(params) == {"M1": with_m1, "CREAM": with_cream}
+    assert list(results.few_lines(params, 3)) == ["CREAM", "SRLM", "CREAM-drop"]
+    assert list(results.few_lines(params, 2)) == ["CREAM", "SRLM"]
+    params["train"] = rows("s", 2, method="srlm")
+    assert results.last_comparisons(params) == {"M1": {"SRLM": ("s-m2", "m1")}}
+
+
+def test_a_transcript_has_a_row_for_all_models_that_wrote_the_same():
+    rows = pd.DataFrame({"model": ["m0", "m1", "a-m2"], "question": "Why?", "choices": [["x", "y"]] * 3, "answer": "B",
+                         "response": ["B", "A", "B"], "correct": [True, False, True]})  # fmt: skip
+    asked, written = results.transcript(rows)
+    assert asked == "Why? A. x B. y (answer: B)"
+    assert written.to_numpy().tolist() == [["B", "yes", "m0, a-m2"], ["A", "no", "m1"]]
+    rows["choices"] = None
+    assert results.transcript(rows)[0] == "Why? (answer: B)"
 
 
 def test_seeds_are_taken_only_if_they_are_of_this_run(tmp_path):

@@ -19,12 +19,14 @@ from test_pipeline import ROOT, run
 from cream.report.seeds import (
     collect,
     differences,
+    differences_in_words,
     enough_seeds,
     intervals,
     intervals_from_m1,
     keep,
     less_m1,
     mean_interval,
+    means_in_words,
 )
 
 MODELS = ("m0", "m1", "srlm-m2", "cream-m2")
@@ -60,7 +62,7 @@ else:
     write("results/rank/m1.json", C=0.5 + seed / 10, tau_auc=0.5 + seed / 100, chosen_right=0.2, rejected_right=None)
     for name in ("consistency.html", "benchmark.html", "accuracy.svg"):
         Path("reports", name).parent.mkdir(exist_ok=True)
-        Path("reports", name).write_text(f'seed {seed} <a href="./index.html"><a href="./benchmark.html">')
+        Path("reports", name).write_text(f'seed {seed} <a href="./index.html"><a href="./loss.html"><a href="benchmark.html">')
 """
 
 
@@ -108,6 +110,19 @@ def test_where_the_difference_never_changes_there_is_no_p():
     found = differences(frame(a=[0.5, 0.6], b=[0.4, 0.5]), [("a", "b"), ("b", "b")])
     assert found.p.isna().all() and found["mean"].tolist() == pytest.approx([0.1, 0])
     assert differences(frame(a=[0.5], b=[0.4]), [("a", "b")]).iloc[0][["low", "p"]].isna().all()
+
+
+def test_tables_of_numbers_over_seeds():
+    rows = frame(b=[0.4, 0.6, 0.5], a=[0.5, 0.6, 0.7]).assign(method="M", C=np.nan)
+    # The means are 0.5 and 0.6 and both sds 0.1; the mean difference is 0.1 as above, all ± 0.2484138.
+    means = means_in_words(rows, {"accuracy": "greedy", "C": "C"})
+    assert means.loc["b"].to_dict() == {"method": "M", "greedy": "0.500 ± 0.248", "C": "–"} and list(means.index) == ["b", "a"]
+    table = differences_in_words(rows, {"M1": {"x": ("a", "b")}, "x": {"x": ("b", "a")}}, {"greedy": "accuracy"})
+    assert list(table.index) == ["x", "x "] and list(table["seeds in favour"]) == ["2 of 3", "0 of 3"]
+    assert table.iloc[0][["accuracy", "model", "against", "p"]].tolist() == ["greedy", "a", "b", "0.225"]
+    numbers = ["points", "sd", "low", "high"]
+    assert table.iloc[0][numbers].tolist() == pytest.approx([10, 10, -14.84138, 34.84138])
+    assert table.iloc[1][numbers].tolist() == pytest.approx([-10, 10, -34.84138, 14.84138])
 
 
 def test_intervals_are_those_of_each_model_that_has_the_number():
@@ -360,7 +375,7 @@ def test_make_profile_keeps_its_reports_and_leaves_the_workspace(seeded):
     run(seeded, "make", "profile", "NAME=other")
     pages = {path.name: path.read_text() for path in (seeded / "reports" / "other").iterdir()}
     assert sorted(pages) == ["accuracy.svg", "benchmark.html", "consistency.html"]
-    assert pages["benchmark.html"] == 'seed 7 <a href="../index.html"><a href="./benchmark.html">'
+    assert pages["benchmark.html"] == 'seed 7 <a href="../index.html"><a href="../loss.html"><a href="benchmark.html">'
     assert (seeded / "params.yaml").read_text() == params and not (seeded / "models").exists()
     cache = run(seeded / ".runs" / "other" / "run", "dvc", "cache", "dir").stdout.strip()
     assert cache == str(seeded / ".dvc" / "cache")

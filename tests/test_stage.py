@@ -127,6 +127,7 @@ def test_a_figure_is_scaled_and_called_by_its_heading(folder):
     page = (folder / "reports" / "some.html").read_text(encoding="utf-8")
     assert page.count("<img ") == 1 and 'alt="Figure: Training &lt; now"' in page and "No description" not in page
     assert "svg, img { max-width: 100%; height: auto; }" in page
+    assert 'name="made-by" content="notebooks/some.ipynb ' in page and " cores, " in page.split("<footer>")[1]
 
 
 def test_another_python3_kernel_changes_nothing(folder):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from cream.report.statistics import auc, auc_with_interval, mean, pairwise_accuracy, pairwise_wins
+from cream.report.statistics import auc, auc_with_interval, is_far, mean, p_in_words, pairwise_accuracy, pairwise_wins
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,23 @@ def test_the_bootstrap_draws_what_belongs_to_a_prompt_together():
     assert found == low == high == 0.75
     assert mean([1.0, 0.0, math.nan], ["a", "b", "c"])[0] == 0.5
     assert np.isnan(mean([math.nan], ["a"])).all()
+
+
+@pytest.mark.parametrize(
+    "values, far",
+    [
+        ([1, 2, 3, 4, 5, 19], [False] * 6),  # quartiles 2.25 and 4.75, median 3.5: far is more than 20 from it
+        ([1, 2, 3, 4, 5, 24], [False] * 5 + [True]),
+        ([-30, 1, 2, 3, 4, 5], [True] + [False] * 5),
+        ([0.0, 0.0, 0.0, 9.0], [False] * 4),
+        ([math.nan, 1, 2, 3, 4, 5, 99], [False] * 6 + [True]),
+        ([7.0], [False]),
+        ([], []),
+    ],
+)
+def test_what_is_far_from_all_else(values, far):
+    assert is_far(values).tolist() == far
+
+
+def test_p_in_words():
+    assert [p_in_words(p) for p in (0.04999, 0.001, 0.0009, 0.0, math.nan)] == ["0.050", "0.001", "< 0.001", "< 0.001", "–"]

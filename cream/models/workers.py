@@ -20,14 +20,14 @@ def spread(make, chunks, workers, progress):
     import ray
 
     with ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR"):
-        share = _share(ray.cluster_resources(), workers)
+        resources = _resources_of_one(ray.cluster_resources(), workers)
         ray.data.DataContext.get_current().enable_progress_bars = False  # one bar is enough
         rows = ray.data.from_items(
             [{"number": number, "chunk": json.dumps(chunk)} for number, chunk in enumerate(chunks)],
             override_num_blocks=len(chunks),
         )
         pool = ray.data.ActorPoolStrategy(size=workers)
-        done = rows.map(_Worker, fn_constructor_args=(make,), compute=pool, **share).iter_rows()
+        done = rows.map(_Worker, fn_constructor_args=(make,), compute=pool, **resources).iter_rows()
         results = {}
         for row in tqdm(done, progress, len(chunks), unit="chunk"):
             if row["refusal"]:
@@ -36,7 +36,7 @@ def spread(make, chunks, workers, progress):
     return [json.loads(results[number]) for number in range(len(chunks))]
 
 
-def _share(cluster, workers):
+def _resources_of_one(cluster, workers):
     """What of the cluster one worker takes."""
     gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 0))
     if max(gpus, cpus) < workers or 0 < gpus < workers:

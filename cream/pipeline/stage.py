@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from cream.data.errors import InputError
 from cream.data.files import atomic_write, write_json
-from cream.pipeline import warm
+from cream.pipeline import pages, warm
 from cream.pipeline.check import check_machine
 from cream.pipeline.parameters import load_parameters
 
@@ -48,8 +48,9 @@ def main():
             sys.exit(code)
         check_machine(params, ".")
         warm.end_with_parent()
-        notebook = _run(options.notebook, dict(pair.split("=", 1) for pair in options.parameters), failed)
-        _write_page(notebook, options.page, show_code=not options.no_input)
+        given = dict(pair.split("=", 1) for pair in options.parameters)
+        notebook = _run(options.notebook, given, failed)
+        _write_page(notebook, options, given)
     except Exception as error:
         kept = f" The notebook as far as it came is {failed}." if failed.exists() else ""
         sys.exit(f"Stage {stage} failed{_reason(error)}\nWhat earlier stages made is as it was.{kept}")
@@ -98,11 +99,11 @@ def _run(path, parameters, failed):
     return notebook
 
 
-def _write_page(notebook, path, show_code):
+def _write_page(notebook, options, given):
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
 
-    heading = path.stem
+    path, heading = options.page, options.page.stem
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"  # papermill gives the cell that it injects a random one
         if cell.cell_type == "markdown":
@@ -112,15 +113,19 @@ def _write_page(notebook, path, show_code):
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
             for output in cell.outputs:
                 _name_figure(output.get("data", {}), heading)
-    exporter = HTMLExporter(template_name="basic", exclude_input=not show_code, exclude_input_prompt=True)
+    exporter = HTMLExporter(template_name="basic", exclude_input=options.no_input, exclude_input_prompt=True)
     exporter.exclude_output_prompt, exporter.exclude_anchor_links = True, True
     body, _ = exporter.from_notebook_node(notebook)
     title = re.search(r"<h1[^>]*>(.*?)</h1>", body, re.DOTALL)
+    stamped = path.parent.name != "stages"  # DVC shares the pages of stages between runs: they are of no single one
     page = Template(PAGE.read_text(encoding="utf-8")).substitute(
-        title=re.sub(r"<[^>]+>", "", title.group(1)) if title else path.stem,
-        home=os.path.relpath("reports", path.parent),
+        title=re.sub(r"<[^>]+>", "", title[1]) if title else path.stem,
+        made_by=pages.made_by(options.notebook) if stamped else "",
         highlight=HtmlFormatter(style="friendly").get_style_defs(".highlight"),
-        body=body,
+        navigation=pages.navigation(path),
+        body=pages.with_contents(body),
+        neighbours=pages.neighbours(path),
+        stamp=escape(f"Made with {pages.stamp(options.notebook, given)}.") if stamped else "",
     )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -14,6 +14,7 @@ from IPython.display import HTML, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from cream.data.files import atomic_write
+from cream.report.statistics import is_far
 
 MOST_LINES = 8  # in one pair of axes; more are drawn a panel each
 
@@ -101,6 +102,9 @@ def by_round(lines, rounds, table, ylabel, level=None, width=5.6, responses=Fals
     figure, grid = plt.subplots(
         -(-len(panels) // columns), columns, figsize=size, sharex=True, sharey=True, squeeze=False
     )
+    drawn = table.loc[list(dict.fromkeys(sum(lines.values(), [])))]
+    far = is_far(drawn.value)
+    _limit(grid[0, 0].set_ylim, drawn, far, *([] if level is None else [level]))
     first = min(rounds[models[0]] for models in lines.values())
     last = max(rounds[models[-1]] for models in lines.values())
     for axes, name in zip(grid.flat, panels):
@@ -111,6 +115,8 @@ def by_round(lines, rounds, table, ylabel, level=None, width=5.6, responses=Fals
                 _line(axes, rounds, table.loc[lines[line]], {"color": "0.85"}, band=False)
         for line in lines if name is None else [name]:
             _line(axes, rounds, table.loc[lines[line]], {**styles.get(line, {"color": "C0", "marker": "o"}), "zorder": 3})
+            if far.any():
+                _mark_if_outside(axes, rounds[lines[line][-1]], table.value[lines[line][-1]])
         axes.set(xticks=range(first, last + 1), xticklabels=[f"M{r}" for r in range(first, last + 1)])
         if name is not None:
             axes.set_title(name, fontsize=9)
@@ -123,9 +129,19 @@ def by_round(lines, rounds, table, ylabel, level=None, width=5.6, responses=Fals
         axes = grid[0, 0]
         axes.set(ylabel=ylabel, xlabel="whose responses" if responses else "")
         axes.set_xlim(first - 0.15, last + 0.15)
+        # A line that ends outside the axes has its name at their edge.
         ends = {line: (rounds[models[-1]], table.value[models[-1]]) for line, models in lines.items() if line}
+        if far.any():
+            ends = {line: (x, np.clip(y, *axes.get_ylim())) for line, (x, y) in ends.items()}
         _label_ends(axes, ends, styles)
     return figure
+
+
+def _mark_if_outside(axes, x, value):
+    low, high = axes.get_ylim()
+    if not low <= value <= high:
+        arrow, y, align = ("↓", low, "bottom") if value < low else ("↑", high, "top")
+        axes.text(x, y, f"{arrow} {value:.2f}", fontsize=8, ha="right", va=align)
 
 
 def nothing():
@@ -204,15 +220,42 @@ def by_step(curves, lines, rounds, column, ylabel):
     return figure
 
 
-def forest(table, colours, xlabel, level=0.0, width=5.6):
-    """A figure with a row for each row of `table` (value, low, high): a point and its interval."""
-    figure, axes = plt.subplots(figsize=(width, 0.9 + 0.24 * len(table)))
-    axes.axvline(level, color="0.6", linestyle=":", linewidth=1)
-    for y, (row, colour) in enumerate(zip(table.itertuples(), colours)):
-        axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.5)
-        axes.plot([row.value], [y], "o", color=colour, markersize=5)
-    _rows(axes, table.index, xlabel)
+def forest(tables, colours, level=0.0, width=5.6):
+    """A figure with a row for each row of the tables (value, low, high): a point and its interval, a panel a table
+    ({label of the axis: table}). Rows that are missing in a later table stay empty there. What is far from all else is an
+    arrow and its numbers."""
+    names = list(next(iter(tables.values())).index)
+    figure, grid = plt.subplots(
+        1, len(tables), figsize=(width, 0.9 + 0.24 * len(names)), sharey=True, squeeze=False
+    )
+    for axes, (xlabel, table) in zip(grid[0], tables.items()):
+        far = is_far(table.value)
+        _limit(axes.set_xlim, table, far, level)
+        axes.axvline(level, color="0.6", linestyle=":", linewidth=1)
+        for row, beyond in zip(table.itertuples(), far):
+            y = names.index(row.Index)
+            if beyond:
+                _arrow(axes, row, y, left=row.value < level)
+                continue
+            axes.plot([row.low, row.high], [y, y], color=colours[y], linewidth=1.5)
+            axes.plot([row.value], [y], "o", color=colours[y], markersize=5)
+        _rows(axes, names, xlabel if len(tables) == 1 else "")
+        axes.set_xlabel("" if len(tables) == 1 else xlabel)
     return figure
+
+
+def _limit(set_limits, table, far, *more):
+    """An axis over the intervals of what is not far; as it is where nothing is."""
+    if far.any():
+        ends = [*table[["low", "high"]].to_numpy()[~far].ravel(), *more]
+        margin = 0.05 * (np.nanmax(ends) - np.nanmin(ends))
+        set_limits(np.nanmin(ends) - margin, np.nanmax(ends) + margin)
+
+
+def _arrow(axes, row, y, left):
+    numbers = f"{row.value:.3g} ({row.low:.3g} to {row.high:.3g})".replace("-", "−")
+    arrow, x, align = (f"← {numbers}", 0.01, "left") if left else (f"{numbers} →", 0.99, "right")
+    axes.text(x, y, arrow, color="0.3", fontsize=8, ha=align, va="center", transform=axes.get_yaxis_transform())
 
 
 def two_sided(left, right, names, xlabel, width=5.6):

@@ -173,6 +173,15 @@ def graded(answers):
     return table.dropna().astype(bool)
 
 
+def transcript(rows):
+    """A question with its options and answer, and what each model wrote to it: models that wrote the same share a row."""
+    first = rows.iloc[0]
+    options = [f"{chr(65 + i)}. {choice}" for i, choice in enumerate(first.choices or [])]
+    written = rows.groupby("response", sort=False).agg(right=("correct", "first"), models=("model", ", ".join))
+    written = written.reset_index().replace({"right": {True: "yes", False: "no"}})
+    return " ".join([str(first.question), *options, f"(answer: {first.answer})"]), written
+
+
 def moved_log_probs(params, models, root=".."):
     """How far the log-probs of chosen and rejected responses moved in each training, in nats a response."""
     found = {model: _written(root, "train", model) for model in models}
@@ -382,6 +391,26 @@ def last_common(params, one, other):
     a, b = ({round_of(params, model): model for model in line[1:]} for line in (one, other))
     last = max(a.keys() & b.keys(), default=None)
     return (a[last], b[last]) if last else None
+
+
+def last_comparisons(params):
+    """{what a method is compared with: {method: (its model, the other's)}}: the last models with M1, and with CREAM's of
+    the last round that both have. A method that ends before the others has its last model with its name."""
+    lines, found = lines_of(params), {"M1": {}, "CREAM": {}}
+    last = max(round_of(params, line[-1]) for line in lines.values())
+    for name, line in lines.items():
+        end = round_of(params, line[-1])
+        label = name if end == last else f"{name} (M{end})"
+        found["M1"][label] = line[-1], "m1"
+        common = None if name == "CREAM" else last_common(params, line, lines.get("CREAM", []))
+        found["CREAM"] |= {label: common} if common else {}
+    return {other: pairs for other, pairs in found.items() if pairs}
+
+
+def few_lines(params, most):
+    """The lines, and where they are more than `most` only those that the first page speaks of, if there are any."""
+    lines, main = lines_of(params), {name for pair in main_comparisons(params) for name in pair}
+    return lines if len(lines) <= most else {name: line for name, line in lines.items() if name in main} or lines
 
 
 def main_comparisons(params):

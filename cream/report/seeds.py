@@ -5,6 +5,7 @@ sample.
 """
 
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from cream.data.errors import InputError
 from cream.data.files import atomic_write
 from cream.pipeline.parameters import label_of, models_of, round_of, settings_digest
+from cream.report.statistics import p_in_words
 
 # Which columns come from which file of results/.
 METRICS = {
@@ -105,6 +107,33 @@ def differences(rows, pairs, value="accuracy"):
         count = {"in_favour": int((difference > 0).sum()), "seeds": len(difference), "p": p}
         found.append({"model": model, "against": against, **mean_interval(difference), **count})
     return pd.DataFrame(found, columns=["model", "against", "mean", "sd", "low", "high", "in_favour", "seeds", "p"])
+
+
+def differences_in_words(rows, against, kinds):
+    """The differences in points, as text: for each of `kinds` ({kind of accuracy: column}) and each model or method of
+    `against` ({it: {method: pair}}) a row a method."""
+    tables = []
+    for kind, other in itertools.product(kinds, against):
+        found = differences(rows, against[other].values(), kinds[kind])
+        found.insert(0, "accuracy", kind)
+        found[["mean", "sd", "low", "high"]] *= 100
+        found["in_favour"] = [f"{count} of {of}" for count, of in zip(found.in_favour, found.seeds)]
+        tables.append(found.assign(p=found.p.map(p_in_words)).set_axis(list(against[other])))
+    table = pd.concat(tables).drop(columns="seeds").rename(columns={"in_favour": "seeds in favour", "mean": "points"})
+    table.index = [f"{name}{' ' * k}" for name, k in zip(table.index, table.groupby(level=0).cumcount())]  # unique
+    return table
+
+
+def means_in_words(rows, columns):
+    """Each model's mean over seeds ± half of the 95% interval, as text; `columns` says what the table calls them."""
+
+    def in_words(values):
+        mean, _, low, high = mean_interval(values)
+        return "–" if np.isnan(mean) else f"{mean:.3f} ± {(high - low) / 2:.3f}"
+
+    table = rows.groupby("model", sort=False)[list(columns)].agg(in_words).rename(columns=columns)
+    table.insert(0, "method", rows.groupby("model", sort=False).method.first())
+    return table
 
 
 def keep(rows, path):

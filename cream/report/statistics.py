@@ -8,6 +8,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 DRAWS = 1000  # of the bootstrap
+FAR = 8  # interquartile ranges
 MISSING = (np.nan, np.nan, np.nan)
 
 
@@ -93,3 +94,15 @@ def paired_difference(one, other):
     gained, lost = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
     half = stats.norm.ppf(0.975) * np.sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))
     return (wins - losses) / n, max(gained - lost - half, -1), min(gained - lost + half, 1)
+
+
+def is_far(values):
+    """Which of the values are so far from their median that on an axis that holds them the others look alike: `[values]`,
+    booleans. None are where half of the values are the same."""
+    values = np.asarray(values, dtype=float)
+    low, middle, high = np.nanpercentile(values, [25, 50, 75]) if len(values) else MISSING
+    return (np.abs(values - middle) > FAR * (high - low)) & (high > low)
+
+
+def p_in_words(p):
+    return "–" if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else "< 0.001"
