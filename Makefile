@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro seeds sweep profile bench test check vllm-cpu lab
+.PHONY: help repro seeds sweep profile bench bench-gpu test check vllm-cpu lab
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -64,6 +64,11 @@ committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $
 # On models/m1 and the first round's prompts, or MODEL=folder and QUESTIONS=file (rows with a question).
 bench: .venv/ready  ## time sampling, scoring and training against the ordinary ways: reports/benchmarks/speed.html
 	python benchmarks/speed.py $(if $(MODEL),--model $(MODEL)) $(if $(QUESTIONS),--questions $(QUESTIONS))
+	python -m cream.pipeline.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
+	dvc repro --single-item --force index
+
+bench-gpu: .venv/ready  ## the same on a GPU, in each precision, with a Llama of 8 billion random weights; minutes
+	python benchmarks/gpu.py
 	python -m cream.pipeline.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
 	dvc repro --single-item --force index
 

@@ -105,7 +105,8 @@ def smollm2(sizes, folder):
     responses = [[response["tokens"] for response in rows] for rows in written]
     yield from _sampling(m0, prompts, sizes)
     yield from _scoring(m0, prompts, responses)
-    yield from _training(m0, prompts, responses, sizes, folder / "m1")
+    for precision in PRECISIONS:
+        yield from _training(m0, prompts, responses, precision, sizes, folder / "m1")
     yield from _noise([folder / "m1", m0], prompts, responses)
 
 
@@ -144,27 +145,25 @@ def _scoring(m0, prompts, responses):
             yield _row("scoring", way, precision, tokens, seconds, operations_per_s=least / seconds)
 
 
-def _training(m0, prompts, responses, sizes, m1):
+def _training(m0, prompts, responses, precision, sizes, m1):
     """Tokens trained on a second, a prompt counted with both of its responses. CREAM's model of fp32 is kept as `m1`."""
     speed.TRAINING |= {"batch_size": sizes["batch"], "learning_rate": 2e-5, "epochs": 2}
-    tokenizer = load_tokenizer(m0)
-    for precision in PRECISIONS:
-        pairs = speed._preferences(m0, prompts, responses, precision)
-        tokens = speed.TRAINING["epochs"] * _tokens(pairs)
+    pairs = speed._preferences(m0, prompts, responses, precision)
+    tokens = speed.TRAINING["epochs"] * _tokens(pairs)
+    seconds, _ = timed(speed.training_by_trl(m0, pairs, precompute=True), precision, repeats=1)
+    yield _row("training", "TRL, precomputed", precision, tokens, seconds, memory=_peak())
 
-        seconds, _ = timed(speed.training_by_trl(m0, pairs, precompute=True), precision, repeats=1)
-        yield _row("training", "TRL, precomputed", precision, tokens, seconds, memory=_peak())
-        model = load_model(m0, trainable=True)
-        start = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model, tokenizer = load_model(m0, trainable=True), load_tokenizer(m0)
+    start = {name: weight.clone() for name, weight in model.state_dict().items()}
 
-        def by_cream():
-            model.load_state_dict(start)
-            return train(preference_trainer(model, tokenizer, pairs, speed.TRAINING, seed=0, precision=precision))
+    def by_cream():
+        model.load_state_dict(start)
+        return train(preference_trainer(model, tokenizer, pairs, speed.TRAINING, seed=0, precision=precision))
 
-        seconds, curve = timed(by_cream, "fp32", repeats=1)
-        yield _row("training", "cream", precision, tokens, seconds, memory=_peak(), first_margin=float(curve.margin[0]))
-        if precision == "fp32":
-            save_model(model, tokenizer, m1)
+    seconds, curve = timed(by_cream, "fp32", repeats=1)
+    yield _row("training", "cream", precision, tokens, seconds, memory=_peak(), first_margin=float(curve.margin[0]))
+    if precision == "fp32":
+        save_model(model, tokenizer, m1)
 
 
 def _noise(folders, prompts, responses):
@@ -219,13 +218,14 @@ def llama(sizes, folder, tiny=False):
     _forget()
     wanted = dict(prompts=prompts * 3, responses=N, max_new_tokens=n_response // 3, **speed.SAMPLING)
     seconds, written = timed(lambda: generate(model, tokenizer, **wanted), "fp32", repeats=1)
-    yield _row("sampling", "cream", "bf16", sum(speed._lengths(written)), seconds, memory=_peak())
+    lengths = speed._lengths(written)
+    yield _row("sampling", "cream", "bf16", sum(lengths), seconds, memory=_peak(), steps=max(lengths))
 
     del model
     _forget()
     model = _random_llama(tokenizer, **{**small, "num_hidden_layers": 2}).train()
     row = _preference_row("full training, two layers", model, tokenizer, prompts, responses, "bf16")
-    yield {**row, "bytes_per_weight": row["memory"] / sum(weight.numel() for weight in model.parameters())}
+    yield {**row, "weights": sum(weight.numel() for weight in model.parameters())}
 
 
 def _random_llama(tokenizer, **changes):

@@ -1,14 +1,18 @@
-"""Disk, memory and time of a profile, reckoned and not measured: python profiles/estimate.py
+"""Disk, memory and time of a profile, estimated: python profiles/estimate.py
 
-Time is operations over the rate of one H100, its data sheet's times a share that is a guess; for writing it is the steps
-of the longest response of each batch, which is taken to reach max_new_tokens. Lengths were measured with SmolLM2's
-tokenizer on the benchmarks' train questions and OpenAssistant's pairs; how long a Llama's responses are is a guess too.
+Time is operations over the rates that `make bench-gpu` measured with a Llama of 8 billion random weights on one GPU
+(reports/benchmarks/gpu.json); for writing it is the steps of the longest response of each batch, which is taken to reach
+max_new_tokens. Lengths were measured with SmolLM2's tokenizer on the train questions of the paper's data sets and
+OpenAssistant's pairs; how long a Llama's responses are is a guess.
 """
 
+import json
 from pathlib import Path
 
 from cream.pipeline.check import TRAINING, WEIGHT
 from cream.pipeline.parameters import load_parameters, models_of
+
+MEASURED = Path(__file__).parents[1] / "reports" / "benchmarks" / "gpu.json"
 
 PARAMETERS = {
     "embedded": 134_515_008,
@@ -19,20 +23,16 @@ PARAMETERS = {
 PROMPT, SEED_PAIR = 100, 300
 RESPONSE = {"embedded": 60, "meta-llama/Llama-2-7b-chat-hf": 200, "meta-llama/Meta-Llama-3-8B-Instruct": 200}
 SEED_PAIRS, TEST_QUESTIONS = 3400, 7321  # where a profile takes all
-# One H100 SXM: the data sheet's dense peak times a guessed share.
-FP32 = 67e12 * 0.6
-BF16 = 989e12 * 0.4
-BANDWIDTH = 3.35e12 * 0.6
-STEP = 0.030  # seconds that `generate` takes for a step of any model, guessed
 BATCH = {"embedded": 512, "meta-llama/Llama-2-7b-chat-hf": 64, "meta-llama/Meta-Llama-3-8B-Instruct": 256}
 
 
 def estimate(params):
-    """{stage: hours on one H100}, and the memory and the disk in bytes."""
+    """{stage: hours on one GPU}, and the memory and the disk in bytes."""
     base, data, adapter = params["model"]["base"], params["data"], params["model"]["lora"]
     size, response, responses = PARAMETERS[base], RESPONSE[base], params["sampling"]["responses"]
     prompts = data["prompts_per_round"] * len(params["rank"])
-    step = max(STEP, 2 * size / BANDWIDTH)  # seconds, weights in bf16
+    rates, step = measured_rates()
+    logprobs = rates[params["logprob_precision"]]
     forward, backward = 2 * size, (2 if adapter else 4) * size  # operations a token; frozen weights need no gradient
     training = 2 * forward + backward  # the forward pass twice, for gradient checkpointing
     # M0 scores all; the previous model is M0 in round 1, and else a third.
@@ -49,16 +49,24 @@ def estimate(params):
 
     answers = len(models) * (data["test_questions"] or TEST_QUESTIONS)
     seconds = {
-        "SFT": examples * SEED_PAIR * training / BF16,
+        "SFT": examples * SEED_PAIR * training / rates["bf16"],
         "sampling": writing(prompts * responses, params["sampling"]["max_new_tokens"]),
-        "ranking": scorings * data["prompts_per_round"] * (PROMPT + responses * response) * forward / FP32,
-        "training": pairs * (PROMPT + 2 * response) * training / FP32,
+        "ranking": scorings * data["prompts_per_round"] * (PROMPT + responses * response) * forward / logprobs,
+        "training": pairs * (PROMPT + 2 * response) * training / logprobs,
         "evaluation": writing(answers, params["evaluation"]["max_new_tokens"]),
     }
     memory = size * (WEIGHT if adapter else TRAINING)
     disk = WEIGHT * size * (1 + 0.02 * (len(models) - 1) if adapter else len(models))
     disk += 2 * size * (base != "embedded")  # the Hub's copy, in bf16
     return {stage: value / 3600 for stage, value in seconds.items()}, memory, disk
+
+
+def measured_rates():
+    """{precision: operations a second in scoring}, and the seconds of one step of writing; of 8 billion weights."""
+    rows = [row for row in json.loads(MEASURED.read_text())["rows"] if row["model"] == "llama 8B"]
+    writing = next(row for row in rows if row["what"] == "sampling")
+    scoring = {row["precision"]: row["operations_per_s"] for row in rows if row["what"] == "scoring"}
+    return scoring, writing["seconds"] / writing["steps"]
 
 
 def table():

@@ -1,5 +1,6 @@
 """The ways that benchmarks/speed.py times: they must give the same results, or the times mean nothing."""
 
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from cream.models.loading import save_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import gpu  # noqa: E402
 import speed  # noqa: E402
 
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11, 12], [13, 14], [15, 16], [17], [18, 19, 20], [21]] * 2
@@ -110,3 +112,15 @@ def test_growth_changes_one_thing_at_a_time(folder, responses, monkeypatch):
     _, pairs = seen[1][1]["cream"]
     assert pairs == [(prompt, tokens[:4]) for prompt, rows in zip(PROMPTS[:2], responses) for tokens in rows[:3]]
     assert "training" in speed._growth(folder, PROMPTS, responses, count=2)["measurements"]
+
+
+def test_the_gpu_benchmark_runs_through_on_models_of_no_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the trainers write to .cache
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--only", "card", "llama 8B", "--out", "gpu.json"])
+    gpu.main()
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["precision"] for row in rows if row["what"] == "scoring"] == ["fp32", "tf32", "bf16"]
+    margins = [abs(row["first_margin"]) for row in rows if "training" in row["what"]]
+    assert len(margins) == 3 and max(margins) < 1e-3
+    least = next(row for row in rows if row["what"] == "scoring")
+    assert least["tokens_per_s"] * least["seconds"] == pytest.approx(2 * gpu.N * (5 + 4))  # prompts, responses, their tokens
