@@ -23,44 +23,48 @@ from cream.models.loading import load_model, load_tokenizer
 from cream.models.training import preference_trainer, save_trained, sft_trainer, train
 
 
-def train_model(start, out, rows, settings, seed, *, lora=None, precision="fp32", launch=None):
-    """Trains the model in the folder `start` and writes it to the folder `out`. Returns its curve, a row a step.
+def train_model(start, out, curve, rows, settings, seed, *, lora=None, precision="fp32", launch=None, report_to=None):
+    """Trains the model in the folder `start` and writes it to the folder `out`. Returns its curve, a row a step, which the
+    file `curve` holds too and grows with.
 
     With a beta in `settings`, `rows` are pairs for preference training (see `train_preferences`), else examples for SFT
-    (see `fine_tune`). `precision` is that of the matrix products. `launch` is None for this process, or
-    the command that starts several; it runs in the folder that holds models/, which all machines must see at the same
-    path. The model is the same up to rounding.
+    (see `fine_tune`). `precision` is that of the matrix products; `report_to` names a tracker, as in `train`. `launch` is
+    None for this process, or the command that starts several; it runs in the folder that holds models/, which all
+    machines must see at the same path. The model is the same up to rounding.
     """
-    start, out = Path(start).resolve(), Path(out).resolve()
+    start, out, curve = (Path(path).resolve() for path in (start, out, curve))
+    curve.parent.mkdir(parents=True, exist_ok=True)
+    work = {"start": str(start), "out": str(out), "curve": str(curve), "rows": rows, "settings": settings, "seed": seed}
+    work |= {"lora": lora, "precision": precision, "report_to": report_to}
     if launch is None:
-        return _train(start, out, rows, settings, seed, lora, precision)
-    job, curve = Path(f"{out}.json"), Path(f"{out}.csv")
-    work = {"start": str(start), "out": str(out), "rows": rows, "settings": settings, "seed": seed}
-    write_json(job, {**work, "lora": lora, "precision": precision})
+        return _train(**work)
+    job = Path(f"{out}.json")
+    write_json(job, work)
     try:
         command = [*shlex.split(launch), "-m", "cream.models.launch", str(job)]
         with subprocess.Popen(command, cwd=start.parents[1], stdin=subprocess.PIPE, stdout=sys.__stderr__) as process:
             status = process.wait()
-        if status or not curve.exists():
+        if status or not out.exists():
             raise InputError(
                 f"training by `{launch}` (scale.launch in params.yaml) ended with exit code {status} and left no model; "
                 "its processes say above why. What was made before is kept: run again and this stage starts anew"
             )
         return pd.read_csv(curve)
     finally:
-        job.unlink(), curve.unlink(missing_ok=True)
+        job.unlink()
 
 
-def _train(start, out, rows, settings, seed, lora, precision):
+def _train(start, out, curve, rows, settings, seed, lora, precision, report_to):
     set_seed(seed)
     model, tokenizer = load_model(start, trainable=True), load_tokenizer(start)
     if "beta" in settings:
         trainer = preference_trainer(model, tokenizer, rows, settings, seed, precision)
     else:
         trainer = sft_trainer(model, rows, settings, seed, lora, precision)
-    curve = train(trainer)
+    trainer.args.run_name = Path(curve).stem
+    steps = train(trainer, curve, report_to)
     save_trained(trainer, tokenizer, out)
-    return curve
+    return steps
 
 
 def main():
@@ -69,11 +73,9 @@ def main():
     path = Path(sys.argv[1])
     job = json.loads(path.read_text(encoding="utf-8"))
     try:
-        curve = _train(**job)
+        _train(**job)
     except InputError as error:
         sys.exit(str(error))
-    if int(os.environ.get("RANK", 0)) == 0:
-        curve.to_csv(path.with_suffix(".csv"), index=False)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -248,15 +249,27 @@ def _columns(rows):
     return {column: [row[column] for row in rows] for column in rows[0]}
 
 
-def train(trainer):
+def train(trainer, curve=None, report_to=None):
     """Trains the trainer's model. Returns one row a step: step, loss, learning rate; for preferences also the mean margin,
-    and how far the mean log-probs of the chosen and the rejected response have moved (nats)."""
+    and how far the mean log-probs of the chosen and the rejected response have moved (nats).
+
+    The file `curve` holds these rows too, and grows by one at each step. `report_to` names a tracker that transformers
+    knows (tensorboard, wandb, ...), or several.
+    """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressBar)
+    if curve:
+        trainer.add_callback(CurveFile(curve))
+    for tracker in get_reporting_integration_callbacks(report_to):
+        trainer.add_callback(tracker)
     # The backward pass takes its dtypes from the forward pass, but not whether fp32 may be tf32.
     with computing_in("tf32" if getattr(trainer, "precision", None) == "tf32" else "fp32"):
         trainer.train()
-    steps = pd.DataFrame(entry for entry in trainer.state.log_history if "loss" in entry)
+    return _curve(entry for entry in trainer.state.log_history if "loss" in entry)
+
+
+def _curve(entries):
+    steps = pd.DataFrame(entries)
     names = ("step", "loss", "learning_rate", "margin", "chosen", "rejected")
     return steps[[name for name in names if name in steps]]
 
@@ -278,5 +291,21 @@ class ProgressBar(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
 
+    def on_log(self, args, state, control, logs, **kwargs):
+        self.bar.set_postfix({name: f"{logs[name]:.3f}" for name in ("loss", "margin") if name in logs}, refresh=False)
+
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
+
+
+class CurveFile(TrainerCallback):
+    """The curve as a CSV file that grows while a model is trained, for whoever watches."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if state.is_world_process_zero and "loss" in logs:
+            first = state.global_step == 1
+            row = _curve(state.log_history[-1:])
+            row.to_csv(self.path, mode="w" if first else "a", header=first, index=False)

@@ -60,6 +60,14 @@ def check_machine(params, root):
 def _check_scale(scale):
     if scale["workers"] > 1 and find_spec("ray") is None:
         raise InputError("params.yaml: scale.workers: Ray is not installed: run `pip install -e .[ray]`, or set it to 1")
+    if scale.get("report_to"):
+        from transformers.integrations import get_available_reporting_integrations
+
+        if scale["report_to"] not in get_available_reporting_integrations():
+            raise InputError(
+                f"params.yaml: scale.report_to: {scale['report_to']} is not installed, or transformers does not know it: "
+                "install it, or set it to null"
+            )
     if scale["launch"] is None:
         return
     try:
