@@ -39,52 +39,50 @@ def folder(tmp_path, make_model, tokenizer, monkeypatch):
     return tmp_path / "models"
 
 
-@pytest.mark.parametrize("count", [16, 11])  # 11: the last batch of an epoch is not full
-@pytest.mark.parametrize("launch", [DDP, FSDP], ids=["ddp", "fsdp"])
-def test_two_processes_train_the_model_that_one_trains(folder, make_model, launch, count):
-    consistency = [[0.8, 1.0, 0.3][i % 3] for i in range(count)]
-    pairs, settings = pairs_of(make_model(), count, consistency), SETTINGS | {"epochs": 2}
+def hybrid(tokenizer):
+    """A model of an architecture that is tried out first: see cream/models/architectures.py."""
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    ends = dict(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=0, pad_token_id=0)
+    return AutoModelForCausalLM.from_config(Lfm2Config(**sizes, **ends, layer_types=["conv", "full_attention"]))
+
+
+# DDP on a Llama: test_two_workers_and_two_processes_make_the_same_rows_and_model in test_pipeline.py.
+@pytest.mark.parametrize(
+    "launch, architecture", [(FSDP, "llama"), (FSDP, "hybrid"), (DDP, "hybrid")], ids=["fsdp-llama", "fsdp-hybrid", "ddp-hybrid"]
+)
+def test_two_processes_train_the_model_that_one_trains(folder, tokenizer, launch, architecture):
+    if architecture == "hybrid":
+        save_model(hybrid(tokenizer), tokenizer, folder / "m0")
+    consistency = [[0.8, 1.0, 0.3][i % 3] for i in range(11)]  # batches of 4, and the last one of an epoch is not full
+    pairs, settings = pairs_of(load_model(folder / "m0"), 11, consistency), SETTINGS | {"epochs": 2}
     one, two = (
         train_model(folder / "m0", folder / name, pairs, settings, seed=3, launch=command)
         for name, command in (("one", None), ("two", launch))
     )
-    assert len(one) == 2 * -(-count // 4)
+    assert len(one) == 2 * 3
     assert one.margin.abs().max() > 0.1  # it has learned something
     torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
     assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
     assert {path.name for path in folder.iterdir()} == {"m0", "one", "two"}
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "adapter"])
-def test_two_processes_fine_tune_the_model_that_one_does(folder, lora):
+def test_two_processes_fine_tune_the_adapter_that_one_does(folder):
+    """And without an adapter: see test_pipeline.py."""
     rows, settings = EXAMPLES * 4, {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8}  # micro-batches of 4 in both
     one, two = (
-        train_model(folder / "m0", folder / name, rows, settings, seed=3, lora=lora, launch=command)
+        train_model(folder / "m0", folder / name, rows, settings, seed=3, lora=LORA, launch=command)
         for name, command in (("one", None), ("two", DDP))
     )
     torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
     assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
-    assert (folder / "two" / "adapter_config.json").exists() == (lora is not None)
-
-
-@pytest.mark.parametrize("launch", [DDP, FSDP], ids=["ddp", "fsdp"])
-def test_two_processes_train_an_architecture_that_is_tried_first(folder, tokenizer, launch):
-    torch.manual_seed(0)
-    sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
-    ends = dict(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=0, pad_token_id=0)
-    hybrid = AutoModelForCausalLM.from_config(Lfm2Config(**sizes, **ends, layer_types=["conv", "full_attention"]))
-    save_model(hybrid, tokenizer, folder / "m0")
-    pairs = pairs_of(load_model(folder / "m0"), 8)
-    one, two = (
-        train_model(folder / "m0", folder / name, pairs, SETTINGS, seed=3, launch=command)
-        for name, command in (("one", None), ("two", launch))
-    )
-    torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
-    assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
+    assert (folder / "two" / "adapter_config.json").exists()
 
 
 def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_model(folder, monkeypatch):
     rows, settings = EXAMPLES * 200, {"learning_rate": 1e-3, "epochs": 4, "batch_size": 8}
+    short = rows[:16], settings | {"epochs": 1}
+    train_model(folder / "m0", folder / "before", *short, seed=3)
     popen = subprocess.Popen
 
     def killed(*args, **kwargs):
@@ -98,13 +96,9 @@ def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_mo
     monkeypatch.setattr(launch_module.subprocess, "Popen", killed)
     with pytest.raises(InputError, match="ended with exit code 1 and left no model.*run again"):
         train_model(folder / "m0", folder / "m1", rows, settings, seed=3, launch=DDP)
-    assert [path.name for path in folder.iterdir()] == ["m0"]
-
-    monkeypatch.setattr(launch_module.subprocess, "Popen", popen)
-    rows, settings = rows[:16], settings | {"epochs": 1}
-    train_model(folder / "m0", folder / "m1", rows, settings, seed=3, launch=DDP)
-    train_model(folder / "m0", folder / "again", rows, settings, seed=3)
-    assert_same_weights(load_model(folder / "m1"), load_model(folder / "again"), atol=1e-4)
+    assert {path.name for path in folder.iterdir()} == {"m0", "before"}
+    train_model(folder / "m0", folder / "m1", *short, seed=3)
+    assert_same_weights(load_model(folder / "m1"), load_model(folder / "before"))
 
 
 def test_the_processes_end_with_the_notebook(folder):
