@@ -13,6 +13,7 @@ from cream.data.errors import InputError
 from cream.models.loading import save_model
 from cream.models.logprobs import score
 from cream.models.sampling import sample
+from cream.models.workers import _share as share
 from cream.models.workers import spread
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,12 @@ def test_bad_input_that_a_worker_meets_is_one_sentence_here(where, says):
     assert str(error.value) == says and error.value.__cause__ is None
 
 
-def test_more_workers_than_the_cluster_has_room_for_are_refused():
-    with pytest.raises(ValueError, match="scale.workers: the Ray cluster has 0 GPUs and .* too few for 1000 workers"):
-        spread(partial(square_and_die_once, None), [1, 2], workers=1000, progress="squares")
+@pytest.mark.parametrize("gpus, processors, workers", [(0, 4, 5), (2, 64, 3)])
+def test_more_workers_than_the_cluster_has_room_for_are_refused(gpus, processors, workers):
+    says = f"scale.workers: the Ray cluster has {gpus} GPUs and {processors} processors, too few for {workers} workers"
+    with pytest.raises(InputError, match=says):
+        share({"GPU": float(gpus), "CPU": float(processors)}, workers)
+
+
+def test_a_worker_takes_a_gpu_or_an_equal_share_of_the_processors():
+    assert share({"GPU": 2.0, "CPU": 64.0}, 2) == {"num_gpus": 1} and share({"CPU": 9.0}, 2) == {"num_cpus": 4}
