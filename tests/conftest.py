@@ -1,16 +1,19 @@
 """Toy objects for the tests, built in memory: a random two-layer model and a tokenizer of single characters."""
 
 import os
+import subprocess
+import sys
+import tempfile
+import time
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test may reach the network
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are of a processor, on machines with a GPU too
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: faster than more for objects this small
 
 import pytest
-import torch
 from hypothesis import settings
-from tiny_model import tiny_model, tiny_tokenizer
 
-torch.set_num_threads(1)  # faster than more for objects this small
+# torch and transformers are imported where they are needed: the process that deals the tests out needs neither.
 
 # The same examples each time, and no time limit on each: the machine may be busy.
 settings.register_profile("cream", derandomize=True, deadline=None)
@@ -18,11 +21,27 @@ settings.load_profile("cream")
 
 
 # These files take longest, so they begin first: no process then works on one of them while the other has none left.
-SLOW = ["test_pipeline.py", "test_workers.py", "test_launch.py", "test_seeds.py", "test_results.py"]
+SLOW = [f"test_{name}.py" for name in ("pipeline", "launch", "workers", "llama3", "results", "seeds", "stage")]
 
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Stages that tests start are forks of one process that has imported the libraries: see cream/pipeline/warm.py."""
+    with tempfile.TemporaryDirectory() as folder:
+        address = os.path.join(folder, "server")
+        start = "import sys; from cream.pipeline import warm; warm.IDLE = 600; warm.serve(sys.argv[1])"
+        server = subprocess.Popen([sys.executable, "-c", start, address])
+        while not os.path.exists(address) and server.poll() is None:
+            time.sleep(0.1)
+        os.environ["CREAM_WARM"] = address
+        yield
+        del os.environ["CREAM_WARM"]
+        server.terminate()
+        server.wait()
 
 
 @pytest.fixture
@@ -38,10 +57,14 @@ def model():
 
 @pytest.fixture
 def tokenizer():
+    from tiny_model import tiny_tokenizer
+
     return tiny_tokenizer()
 
 
 def toy_llama():
+    from tiny_model import tiny_model, tiny_tokenizer
+
     model = tiny_model(len(tiny_tokenizer())).eval()
     for weight in model.parameters():
         if weight.ndim > 1:

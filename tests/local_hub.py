@@ -85,5 +85,5 @@ def run_with_hub(endpoint, home, command, **environment):
     """What a Python process does that takes this for the Hub (None: HF_HUB_OFFLINE); `home` holds its cache."""
     place = {"HF_HUB_OFFLINE": "1"} if endpoint is None else {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint}
     settings = {"HF_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1]), **place, **environment}
-    command = [sys.executable, "-c", command]
+    command = [sys.executable, "-c", f"import time; time.sleep = lambda seconds: None  # between attempts\n{command}"]
     return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True)

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -39,76 +40,71 @@ def folder(tmp_path, make_model, tokenizer, monkeypatch):
     return tmp_path / "models"
 
 
-@pytest.mark.parametrize("count", [16, 11])  # 11: the last batch of an epoch is not full
-@pytest.mark.parametrize("launch", [DDP, FSDP], ids=["ddp", "fsdp"])
-def test_two_processes_train_the_model_that_one_trains(folder, make_model, launch, count):
-    consistency = [[0.8, 1.0, 0.3][i % 3] for i in range(count)]
-    pairs, settings = pairs_of(make_model(), count, consistency), SETTINGS | {"epochs": 2}
+def hybrid(tokenizer):
+    """A model of an architecture that is tried out first: see cream/models/architectures.py."""
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    ends = dict(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=0, pad_token_id=0)
+    return AutoModelForCausalLM.from_config(Lfm2Config(**sizes, **ends, layer_types=["conv", "full_attention"]))
+
+
+# DDP on a Llama: test_two_workers_and_two_processes_make_the_same_rows_and_model in test_pipeline.py.
+@pytest.mark.parametrize(
+    "launch, architecture", [(FSDP, "llama"), (FSDP, "hybrid"), (DDP, "hybrid")], ids=["fsdp-llama", "fsdp-hybrid", "ddp-hybrid"]
+)
+def test_two_processes_train_the_model_that_one_trains(folder, tokenizer, launch, architecture):
+    if architecture == "hybrid":
+        save_model(hybrid(tokenizer), tokenizer, folder / "m0")
+    consistency = [[0.8, 1.0, 0.3][i % 3] for i in range(11)]  # batches of 4, and the last one of an epoch is not full
+    pairs, settings = pairs_of(load_model(folder / "m0"), 11, consistency), SETTINGS | {"epochs": 2}
     one, two = (
-        train_model(folder / "m0", folder / name, pairs, settings, seed=3, launch=command)
+        train_model(folder / "m0", folder / name, folder.parent / f"{name}.csv", pairs, settings, seed=3, launch=command)
         for name, command in (("one", None), ("two", launch))
     )
-    assert len(one) == 2 * -(-count // 4)
+    assert len(one) == 2 * 3
     assert one.margin.abs().max() > 0.1  # it has learned something
     torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
     assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
+    pd.testing.assert_frame_equal(pd.read_csv(folder.parent / "one.csv"), one)
     assert {path.name for path in folder.iterdir()} == {"m0", "one", "two"}
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "adapter"])
-def test_two_processes_fine_tune_the_model_that_one_does(folder, lora):
+def test_two_processes_fine_tune_the_adapter_that_one_does(folder):
+    """And without an adapter: see test_pipeline.py."""
     rows, settings = EXAMPLES * 4, {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8}  # micro-batches of 4 in both
     one, two = (
-        train_model(folder / "m0", folder / name, rows, settings, seed=3, lora=lora, launch=command)
+        train_model(folder / "m0", folder / name, folder.parent / f"{name}.csv", rows, settings, seed=3, lora=LORA, launch=command)
         for name, command in (("one", None), ("two", DDP))
     )
     torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
     assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
-    assert (folder / "two" / "adapter_config.json").exists() == (lora is not None)
-
-
-@pytest.mark.parametrize("launch", [DDP, FSDP], ids=["ddp", "fsdp"])
-def test_two_processes_train_an_architecture_that_is_tried_first(folder, tokenizer, launch):
-    torch.manual_seed(0)
-    sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
-    ends = dict(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=0, pad_token_id=0)
-    hybrid = AutoModelForCausalLM.from_config(Lfm2Config(**sizes, **ends, layer_types=["conv", "full_attention"]))
-    save_model(hybrid, tokenizer, folder / "m0")
-    pairs = pairs_of(load_model(folder / "m0"), 8)
-    one, two = (
-        train_model(folder / "m0", folder / name, pairs, SETTINGS, seed=3, launch=command)
-        for name, command in (("one", None), ("two", launch))
-    )
-    torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
-    assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
+    assert (folder / "two" / "adapter_config.json").exists()
 
 
 def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_model(folder, monkeypatch):
     rows, settings = EXAMPLES * 200, {"learning_rate": 1e-3, "epochs": 4, "batch_size": 8}
-    popen = subprocess.Popen
+    short = rows[:16], settings | {"epochs": 1}
+    train_model(folder / "m0", folder / "before", folder.parent / "before.csv", *short, seed=3)
+    popen, curve = subprocess.Popen, folder.parent / "m1.csv"
 
     def killed(*args, **kwargs):
         process = popen(*args, **kwargs)
-        while not (workers := psutil.Process(process.pid).children()):
+        while not curve.exists():  # until it has trained for a step
+            assert process.poll() is None
             time.sleep(0.05)
-        time.sleep(8)  # it has begun to train; if not yet, the kill comes during its start
-        workers[0].send_signal(signal.SIGKILL)
+        psutil.Process(process.pid).children()[0].send_signal(signal.SIGKILL)
         return process
 
     monkeypatch.setattr(launch_module.subprocess, "Popen", killed)
     with pytest.raises(InputError, match="ended with exit code 1 and left no model.*run again"):
-        train_model(folder / "m0", folder / "m1", rows, settings, seed=3, launch=DDP)
-    assert [path.name for path in folder.iterdir()] == ["m0"]
-
-    monkeypatch.setattr(launch_module.subprocess, "Popen", popen)
-    rows, settings = rows[:16], settings | {"epochs": 1}
-    train_model(folder / "m0", folder / "m1", rows, settings, seed=3, launch=DDP)
-    train_model(folder / "m0", folder / "again", rows, settings, seed=3)
-    assert_same_weights(load_model(folder / "m1"), load_model(folder / "again"), atol=1e-4)
+        train_model(folder / "m0", folder / "m1", folder.parent / "m1.csv", rows, settings, seed=3, launch=DDP)
+    assert {path.name for path in folder.iterdir()} == {"m0", "before"}
+    train_model(folder / "m0", folder / "m1", folder.parent / "m1.csv", *short, seed=3)
+    assert_same_weights(load_model(folder / "m1"), load_model(folder / "before"))
 
 
 def test_the_processes_end_with_the_notebook(folder):
-    command = "import sys; from cream.models.launch import train_model; train_model('models/m0', 'models/m1', {}, {}, 3, launch={!r})"
+    command = "import sys; from cream.models.launch import train_model; train_model('models/m0', 'models/m1', 'm1.csv', {}, {}, 3, launch={!r})"
     settings = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 8}
     notebook = subprocess.Popen([sys.executable, "-c", command.format(EXAMPLES * 4, settings, DDP)])
     while len(processes := psutil.Process(notebook.pid).children(recursive=True)) < 3:  # the launcher and two more
@@ -141,7 +137,7 @@ def test_every_row_comes_once_an_epoch_and_batches_are_filled_up_with_weight_0()
 def test_bad_input_that_a_process_meets_is_a_sentence_and_no_traceback(folder, capfd):
     launch = f"env WORLD_SIZE=3 {sys.executable}"  # stands for one of three processes
     with pytest.raises(InputError, match="ended with exit code 1 and left no model"):
-        train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch=launch)
+        train_model(folder / "m0", folder / "m1", folder.parent / "m1.csv", EXAMPLES, SETTINGS, seed=1, launch=launch)
     said = capfd.readouterr()
     assert "a batch_size of 4 cannot be shared by 3 processes: change one in params.yaml" in said.out + said.err
     assert "Traceback" not in said.out + said.err
@@ -149,7 +145,7 @@ def test_bad_input_that_a_process_meets_is_a_sentence_and_no_traceback(folder, c
 
 def test_a_launcher_that_fails_is_named(folder):
     with pytest.raises(InputError, match="training by `false` .*exit code 1"):
-        train_model(folder / "m0", folder / "m1", EXAMPLES, SETTINGS, seed=1, launch="false")
+        train_model(folder / "m0", folder / "m1", folder.parent / "m1.csv", EXAMPLES, SETTINGS, seed=1, launch="false")
 
 
 @pytest.mark.parametrize("name, kind", [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("deepspeed", "DEEPSPEED")])

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from cream.data.files import read_rows, write_rows
+from cream.data.files import read_rows, write_json, write_rows
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -60,7 +60,7 @@ def copy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(copy):
+def finished(copy, warm):
     run(copy, sys.executable, "-m", "cream.pipeline.check")
     run(copy, "dvc", "repro")
     return copy
@@ -342,8 +342,16 @@ GROWN = {"N": 1, "prompts": 1, "longest response": 8, "parameters": 2e6, "measur
 SEVERAL_RUNS = ("12_seeds.ipynb", "16_sweep.ipynb")  # see test_seeds.py
 
 
+@pytest.fixture(scope="module")
+def kernels(finished):
+    """Where Jupyter finds a kernel named warm: that of a stage."""
+    command = [sys.executable, "-m", "cream.pipeline.warm", "ipykernel_launcher", "-f", "{connection_file}"]
+    write_json(finished / "kernels" / "warm" / "kernel.json", {"argv": command, "display_name": "", "language": "python"})
+    return finished
+
+
 @pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name not in SEVERAL_RUNS])
-def test_notebook_runs_as_in_jupyter(finished, notebook):
+def test_notebook_runs_as_in_jupyter(finished, kernels, notebook):
     if notebook == "13_lm_eval.ipynb":
         pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e .[eval]")
     if notebook == "14_engines.ipynb":
@@ -351,26 +359,18 @@ def test_notebook_runs_as_in_jupyter(finished, notebook):
     if notebook == "15_speed.ipynb":
         (finished / "reports" / "benchmarks").mkdir()
         (finished / "reports" / "benchmarks" / "speed.json").write_text(json.dumps(MEASURED | {"growth": [GROWN]}))
-    run(
-        finished,
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval-lax",
-        "--nbval-current-env",
-        "-p",
-        "no:cacheprovider",
-        f"notebooks/{notebook}",
-    )
+    command = ["env", f"JUPYTER_PATH={kernels}", sys.executable, "-m", "cream.pipeline.warm", "pytest"]
+    run(finished, *command, "--nbval-lax", "--nbval-kernel-name=warm", "-p", "no:cacheprovider", f"notebooks/{notebook}")
+
+
+def test_notebooks_are_stripped():
+    run(ROOT, "nbstripout", "--verify", *(f"notebooks/{notebook}" for notebook in NOTEBOOKS))
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_notebook_is_stripped_and_declares_the_parameters_it_reads(notebook):
-    path = ROOT / "notebooks" / notebook
-    run(ROOT, "nbstripout", "--verify", str(path))
-    code = "\n".join(
-        "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
-    )
+def test_a_stage_declares_the_parameters_that_its_notebook_reads(notebook):
+    cells = json.loads((ROOT / "notebooks" / notebook).read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     read = set(re.findall(r'params\["(\w+)"\]', code))
     for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
         stage = stage.get("do", stage)

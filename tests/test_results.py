@@ -418,7 +418,7 @@ def write_seeds(folder, params, seeds=(1, 2, 3), **changes):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, warm):
     """A place for a run with the code of this repository."""
     for name in ("cream", "notebooks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

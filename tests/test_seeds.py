@@ -255,7 +255,7 @@ def copy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seeded(copy, log):
+def seeded(copy, log, warm):
     """After a `make seeds` that was killed while it evaluated seed 1, and a second one."""
     params = yaml.safe_load((copy / "profiles" / "test.yaml").read_text())
     params["model"]["base"] = "embedded"

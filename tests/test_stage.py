@@ -16,7 +16,7 @@ HOSTILE = '</td></pre><script>alert(1)</script><img src=x onerror=alert(1)><thin
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, warm):
     shutil.copy(ROOT / "profiles" / "test.yaml", tmp_path / "params.yaml")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "cream").symlink_to(ROOT / "cream")
@@ -32,8 +32,7 @@ def stage(folder, *cells, **environment):
     )
     nbformat.write(notebook, folder / "notebooks" / "some.ipynb")
     command = [sys.executable, "-m", "cream.pipeline.stage", "notebooks/some.ipynb", "reports/some.html"]
-    settings = {"CREAM_WARM": "0", "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=folder, env=os.environ | settings, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
 
 
 class Tags(HTMLParser):

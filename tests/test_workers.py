@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cream.data.errors import InputError
+from cream.models import workers
 from cream.models.loading import save_model
 from cream.models.logprobs import score
 from cream.models.sampling import sample
@@ -85,13 +86,21 @@ def refuse(where):
     return work
 
 
-@pytest.mark.parametrize("where, says", [("made", "the model is wrong: mend it"), ("at work", "row 2 is wrong: mend it")])
-def test_bad_input_that_a_worker_meets_is_one_sentence_here(where, says):
+def test_bad_input_that_a_worker_meets_is_one_sentence_here():
     with pytest.raises(InputError) as error:
-        spread(partial(refuse, where), [1, 2, 3], workers=1, progress="refusals")
-    assert str(error.value) == says and error.value.__cause__ is None
+        spread(partial(refuse, "at work"), [1, 2, 3], workers=1, progress="refusals")
+    assert str(error.value) == "row 2 is wrong: mend it" and error.value.__cause__ is None
+    made = workers._Worker(partial(refuse, "made"))({"number": 0, "chunk": "1"})  # as Ray calls it
+    assert made == {"number": 0, "result": "", "refusal": "the model is wrong: mend it"}
 
 
-def test_more_workers_than_the_cluster_has_room_for_are_refused():
-    with pytest.raises(ValueError, match="scale.workers: the Ray cluster has 0 GPUs and .* too few for 1000 workers"):
-        spread(partial(square_and_die_once, None), [1, 2], workers=1000, progress="squares")
+@pytest.mark.parametrize("gpus, processors, asked", [(0, 4, 5), (2, 64, 3)])
+def test_more_workers_than_the_cluster_has_room_for_are_refused(gpus, processors, asked):
+    says = f"scale.workers: the Ray cluster has {gpus} GPUs and {processors} processors, too few for {asked} workers"
+    with pytest.raises(InputError, match=says):
+        workers._share({"GPU": float(gpus), "CPU": float(processors)}, asked)
+
+
+def test_a_worker_takes_a_gpu_or_an_equal_share_of_the_processors():
+    assert workers._share({"GPU": 2.0, "CPU": 64.0}, 2) == {"num_gpus": 1}
+    assert workers._share({"CPU": 9.0}, 2) == {"num_cpus": 4}

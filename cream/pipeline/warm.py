@@ -27,7 +27,7 @@ from pathlib import Path
 LIBRARIES = (
     "torch transformers transformers.models.llama.modeling_llama transformers.models.auto.modeling_auto transformers.trainer "
     "trl.trainer.dpo_trainer trl.trainer.reward_trainer peft datasets pandas seaborn scipy.stats statsmodels.stats.proportion "
-    "statsmodels.stats.weightstats statsmodels.stats.multitest statsmodels.stats.contingency_tables matplotlib_inline.backend_inline "
+    "statsmodels.stats.weightstats statsmodels.stats.multitest statsmodels.stats.contingency_tables "
     "papermill nbconvert nbconvert.exporters.html pygments.formatters latex2mathml.converter ipykernel.kernelapp jsonschema"
 ).split()
 IDLE = 60  # seconds without a stage after which the server ends
@@ -99,6 +99,8 @@ def _address():
 
 
 def serve(address):
+    # Matplotlib reads it when it is imported; the backend itself is left to the kernels, whose cells' figures it shows.
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     for library in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
