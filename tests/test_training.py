@@ -271,6 +271,18 @@ def test_fine_tuning_starts_at_the_nll_of_the_response_tokens(make_model):
         assert (abs(curve["loss"][0] - nll / tokens) > 1e-6) == (precision == "bf16")
 
 
+def test_training_in_bf16_follows_that_in_fp32(make_model, tokenizer):
+    for train_it in (
+        lambda precision: fine_tune(make_model(), EXAMPLES, SETTINGS | {"epochs": 12}, 1, precision=precision),
+        lambda precision: train_preferences(
+            make_model(), tokenizer, pairs_of(make_model()), SETTINGS | {"epochs": 4}, 1, precision=precision
+        ),
+    ):
+        exact, rounded = (train_it(precision)[1].loss for precision in ("fp32", "bf16"))
+        assert exact.iloc[-1] < 0.8 * exact.iloc[0]
+        assert (rounded - exact).abs().max() < 0.02 * exact.iloc[0]
+
+
 def test_fine_tuning_teaches_the_responses_and_not_the_prompts(make_model):
     def loss(model, text):
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """In which precision to compute, and bf16 on a processor that has no instruction for it."""
 
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.nn.functional import linear
@@ -38,12 +38,12 @@ def computing_in(precision):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with ExitStack() as contexts:
+            if bf16:  # no autocast that is off around others: rounded weights are kept until the outermost one ends
+                contexts.enter_context(torch.autocast(device, torch.bfloat16))
             if bf16 and device == "cpu" and fast_dtype() != torch.bfloat16:
-                with _RoundedProducts():
-                    yield
-            else:
-                yield
+                contexts.enter_context(_RoundedProducts())
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
 
