@@ -47,7 +47,7 @@ sweep: .venv/ready  ## the same with each value of SET="dpo.sft_weight=0,0.1,1":
 # Its two reports are kept a folder down: their links that begin with ./ lead to the workspace's pages (see cream/pipeline/pages.py).
 profile: FILE = profiles/$(NAME).yaml
 profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...) and keep its reports in reports/NAME/
-	@$(call committed,$(FILE))
+	@$(call committed,)
 	$(RUNS)
 	@mkdir -p reports/$(NAME) && cp .runs/$(NAME)/run/reports/accuracy.svg reports/$(NAME)/
 	@for page in consistency benchmark; do \
@@ -56,7 +56,7 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...)
 	dvc repro --single-item --force index
 
 a_count = case "$(1)" in ''|0*|*[!0-9]*) echo "make $@: N is '$(1)': give a positive integer, as in make $@ N=3" >&2; exit 1;; esac
-# They run committed code: what shapes a result, and the parameter file, must have no changes.
+# They run committed code: what shapes a result must have no changes, nor the parameter file where runs are compared.
 committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || \
 	{ echo "make $@: runs are made of committed code: make this folder a git repository and commit" >&2; exit 1; }; \
 	test -z "$$changed" || { echo "make $@: commit or stash these changes first, so that all runs are of the same code:" >&2; echo "$$changed" >&2; exit 1; }

@@ -27,7 +27,7 @@ BATCH = {"embedded": 512, "meta-llama/Llama-2-7b-chat-hf": 64, "meta-llama/Meta-
 
 
 def estimate(params):
-    """{stage: hours on one GPU}, and the memory and the disk in bytes."""
+    """{stage: hours}, the memory of a GPU and the disk in bytes. Several GPUs are taken to share the work without loss."""
     base, data, adapter = params["model"]["base"], params["data"], params["model"]["lora"]
     size, response, responses = PARAMETERS[base], RESPONSE[base], params["sampling"]["responses"]
     prompts = data["prompts_per_round"] * len(params["rank"])
@@ -42,7 +42,7 @@ def estimate(params):
     examples = warmup["examples"] * warmup["epochs"]
     examples += (data["seed_examples"] or SEED_PAIRS) * params["sft"]["epochs"]
     pairs = data["prompts_per_round"] * len(params["train"]) * params["dpo"]["epochs"]
-    models = models_of(params)
+    models, gpus = models_of(params), params["scale"]["workers"]
 
     def writing(sequences, new_tokens):
         return sequences / BATCH[base] * new_tokens * step
@@ -55,10 +55,11 @@ def estimate(params):
         "training": pairs * (PROMPT + 2 * response) * training / logprobs,
         "evaluation": writing(answers, params["evaluation"]["max_new_tokens"]),
     }
-    memory = size * (WEIGHT if adapter else TRAINING)
+    sharded = 1 if adapter else gpus
+    memory = size * max(WEIGHT, (WEIGHT if adapter else TRAINING) / sharded)
     disk = WEIGHT * size * (1 + 0.02 * (len(models) - 1) if adapter else len(models))
     disk += 2 * size * (base != "embedded")  # the Hub's copy, in bf16
-    return {stage: value / 3600 for stage, value in seconds.items()}, memory, disk
+    return {stage: value / gpus / 3600 for stage, value in seconds.items()}, memory, disk
 
 
 def measured_rates():
@@ -76,7 +77,7 @@ def table():
         "| profile | memory | disk | " + " | ".join(stages) + " | in all |",
         "|---|---|---|" + "---|" * (len(stages) + 1),
     ]
-    for name in ("smollm2-gpu", "llama3-8b-lora", "llama3-8b", "llama2-7b"):
+    for name in ("smollm2-gpu", "llama3-8b-lora", "llama3-8b-lora-8gpu", "llama3-8b", "llama3-8b-8gpu", "llama2-7b"):
         hours, memory, disk = estimate(load_parameters(Path(__file__).with_name(f"{name}.yaml")))
         times = [_time(value) for value in [*(hours[stage] for stage in stages), sum(hours.values())]]
         lines.append(f"| `{name}` | {memory / 1e9:.0f} GB | {disk / 1e9:.0f} GB | " + " | ".join(times) + " |")
