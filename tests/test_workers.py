@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,7 @@ PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(24)]
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")  # for the workers
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the workers
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
@@ -52,45 +50,46 @@ def test_two_workers_write_and_score_what_one_process_does(folder, make_model, t
     assert (two[0] - two[1]).abs().min() > 1e-2
 
 
-def square_and_die_once(died):
-    """Squares numbers; whoever comes to 7 first is killed at it, as by a machine that goes down."""
-
-    def work(number):
-        if number == 7 and not died.exists():
-            died.write_text(str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.5)  # so that no worker does all of them
-        return [number**2, os.getpid()]
-
-    return work
+# The functions below are made in the tests, so that Ray hands over their code and a worker need not import this file.
 
 
 def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path):
     died = tmp_path / "died"
-    results = spread(partial(square_and_die_once, died), list(range(24)), workers=2, progress="squares")
+
+    def squares():
+        """Squares numbers; whoever comes to 7 first is killed at it, as by a machine that goes down."""
+
+        def work(number):
+            if number == 7 and not died.exists():
+                died.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.5)  # so that no worker does all of them
+            return [number**2, os.getpid()]
+
+        return work
+
+    results = spread(squares, list(range(24)), workers=2, progress="squares")
     assert [square for square, _ in results] == [number**2 for number in range(24)]
     processes, killed = {process for _, process in results}, int(died.read_text())
     assert results[7][1] != killed and len(processes - {killed}) >= 2  # another took its place
 
 
-def refuse(where):
-    """A worker that meets bad input, when it is made or at its second chunk."""
-    if where == "made":
+def test_bad_input_that_a_worker_meets_is_one_sentence_here():
+    def refuse_at_work():
+        def work(number):
+            if number == 2:
+                raise InputError("row 2 is wrong: mend it")
+            return number
+
+        return work
+
+    def refuse():
         raise InputError("the model is wrong: mend it")
 
-    def work(number):
-        if number == 2:
-            raise InputError("row 2 is wrong: mend it")
-        return number
-
-    return work
-
-
-def test_bad_input_that_a_worker_meets_is_one_sentence_here():
     with pytest.raises(InputError) as error:
-        spread(partial(refuse, "at work"), [1, 2, 3], workers=1, progress="refusals")
+        spread(refuse_at_work, [1, 2, 3], workers=1, progress="refusals")
     assert str(error.value) == "row 2 is wrong: mend it" and error.value.__cause__ is None
-    made = workers._Worker(partial(refuse, "made"))({"number": 0, "chunk": "1"})  # as Ray calls it
+    made = workers._Worker(refuse)({"number": 0, "chunk": "1"})  # as Ray calls it
     assert made == {"number": 0, "result": "", "refusal": "the model is wrong: mend it"}
 
 
