@@ -19,23 +19,27 @@ from transformers import set_seed
 
 from cream.data.errors import InputError
 from cream.data.files import write_json
-from cream.models.loading import load_model, load_tokenizer
+from cream.data.parts import folder_for
+from cream.models.loading import base_of, load_model, load_tokenizer
 from cream.models.training import preference_trainer, save_trained, sft_trainer, train
 
 
-def train_model(start, out, curve, rows, settings, seed, *, lora=None, precision="fp32", launch=None, report_to=None):
+def train_model(
+    start, out, curve, rows, settings, seed, *, lora=None, precision="fp32", launch=None, report_to=None, kept=None
+):
     """Trains the model in the folder `start` and writes it to the folder `out`. Returns its curve, a row a step, which the
     file `curve` holds too and grows with.
 
     With a beta in `settings`, `rows` are pairs for preference training (see `train_preferences`), else examples for SFT
-    (see `fine_tune`). `precision` is that of the matrix products; `report_to` names a tracker, as in `train`. `launch` is
-    None for this process, or the command that starts several; it runs in the folder that holds models/, which all
-    machines must see at the same path. The model is the same up to rounding.
+    (see `fine_tune`). `precision` is that of the matrix products; `report_to` and `kept` are as in `train`.
+    `launch` is None for this process, or the command that starts several; it runs in the folder that holds models/, which
+    all machines must see at the same path. The model is the same up to rounding.
     """
     start, out, curve = (Path(path).resolve() for path in (start, out, curve))
     curve.parent.mkdir(parents=True, exist_ok=True)
     work = {"start": str(start), "out": str(out), "curve": str(curve), "rows": rows, "settings": settings, "seed": seed}
     work |= {"lora": lora, "precision": precision, "report_to": report_to}
+    work["kept"] = kept and str(folder_for(Path(kept).resolve(), {**work, "out": None, "launch": launch}, [base_of(start), start]))
     if launch is None:
         return _train(**work)
     job = Path(f"{out}.json")
@@ -54,7 +58,7 @@ def train_model(start, out, curve, rows, settings, seed, *, lora=None, precision
         job.unlink()
 
 
-def _train(start, out, curve, rows, settings, seed, lora, precision, report_to):
+def _train(start, out, curve, rows, settings, seed, lora, precision, report_to, kept):
     set_seed(seed)
     model, tokenizer = load_model(start, trainable=True), load_tokenizer(start)
     if "beta" in settings:
@@ -62,7 +66,7 @@ def _train(start, out, curve, rows, settings, seed, lora, precision, report_to):
     else:
         trainer = sft_trainer(model, rows, settings, seed, lora, precision)
     trainer.args.run_name = Path(curve).stem
-    steps = train(trainer, curve, report_to)
+    steps = train(trainer, curve, report_to, kept)
     save_trained(trainer, tokenizer, out)
     return steps
 

@@ -11,30 +11,41 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from cream.data.errors import InputError
+from cream.data.parts import folder_for, in_parts
 from cream.models.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.models.loading import base_of, load_models
 from cream.models.precision import computing_in
 from cream.models.workers import spread
 
 
-def score(folders, prompts, responses, *, precision="fp32", workers=1, chunk=256, progress=False, **settings):
+def score(
+    folders, prompts, responses, *, precision="fp32", workers=1, chunk=None, progress=False, kept=None, **settings
+):
     """`response_logprobs` under the model in each folder, without gradients, on the CPU: fp32, `[models, responses]`.
 
-    `precision` is that of the matrix products (see `computing_in`).
-
-    M0 and the adapters over it are loaded together, with one M0 in memory; whole models one after another. Several Ray
-    `workers` score a `chunk` of prompts at a time, with all of its responses. With `progress` there are bars.
+    `precision` is that of the matrix products (see `computing_in`). M0 and the adapters over it are loaded together, with
+    one M0 in memory; whole models one after another. A `chunk` of prompts is scored at a time, with all of its responses:
+    256 by each of several Ray `workers`, and 2048 by this process, which packs its batches better the more there are.
+    The folder `kept` is for the chunks that are done: a killed run goes on from them. With `progress` there are bars.
     """
     folders = [Path(folder).resolve() for folder in folders]
+    chunks, order = _whole_prompts(prompts, responses, chunk or (256 if workers > 1 else 2048))
     groups, sums = {}, {}
     for folder in dict.fromkeys(folders):
         groups.setdefault(base_of(folder), []).append(folder)
-    for group in groups.values():
-        if workers == 1:
-            scored = torch.tensor(_scorer(group, precision, settings, progress)((prompts, responses)))
-        else:
-            scored = _score_in_parts(partial(_scorer, group, precision, settings), prompts, responses, workers, chunk)
-        sums |= zip(group, scored)
+    for base, group in groups.items():
+        make = partial(_scorer, group, precision, settings, progress and workers == 1)
+
+        def compute(missing, make=make):
+            if workers > 1:
+                yield from spread(make, missing, workers, "scoring")
+            else:
+                work = make()
+                yield from ((number, work(each)) for number, each in missing.items())
+
+        parts = folder_for(kept and Path(kept, group[0].name), (chunks, precision, settings), [base, *group])
+        scored = in_parts(chunks, compute, parts)
+        sums |= zip(group, torch.cat([torch.tensor(each) for each in scored], dim=1)[:, order])
     return torch.stack([sums[folder] for folder in folders])
 
 
@@ -52,16 +63,14 @@ def _scorer(folders, precision, settings, progress=False):
     return work
 
 
-def _score_in_parts(make, prompts, responses, workers, chunk):
-    """What one scorer returns, `[models, responses]`, by several that take whole prompts."""
+def _whole_prompts(prompts, responses, chunk):
+    """(prompts, responses) of `chunk` different prompts each, and where each response is in them one after another."""
     number = {prompt: i // chunk for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     places = [[] for _ in range(max(number.values()) + 1)]
     for place, prompt in enumerate(prompts):
         places[number[tuple(prompt)]].append(place)
     chunks = [([prompts[i] for i in each], [responses[i] for i in each]) for each in places]
-    scored = spread(make, chunks, workers, "scoring")
-    sums = torch.cat([torch.tensor(each) for each in scored], dim=1)
-    return sums[:, torch.tensor(sum(places, [])).argsort()]
+    return chunks, torch.tensor(sum(places, [])).argsort()
 
 
 # Padded tokens in one forward pass: a processor has enough to do with few, a GPU with many.

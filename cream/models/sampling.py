@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from cream.data.errors import InputError
+from cream.data.parts import folder_for, in_parts
 from cream.models.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.models.chat import end_of_turn
 from cream.models.loading import base_of, load_model, load_tokenizer
@@ -21,23 +22,30 @@ from cream.models.precision import dtype_of, fast_dtype
 from cream.models.workers import spread
 
 
-def sample(folder, prompts, *, engine="transformers", workers=1, seed=0, chunk=256, precision="auto", **settings):
+def sample(
+    folder, prompts, *, engine="transformers", workers=1, seed=0, chunk=256, precision="auto", kept=None, **settings
+):
     """N responses to each prompt by the model in `folder`, written by "transformers" or "vllm".
 
     `prompts` is a list of lists of token ids; `settings` are those of `generate`; `precision` is "fp32", or "auto" for bf16
-    where that is fast. Both engines return the same rows, and
-    draw from the same distribution, but not the same responses. Each `chunk` of prompts draws from a seed of its own,
-    so that the rows do not depend on how many Ray `workers` there are to write them.
+    where that is fast. Both engines return the same rows, and draw from the same distribution, but not the same
+    responses. Each `chunk` of prompts draws from a seed of its own, so that the rows do not depend on how many Ray
+    `workers` there are to write them. The folder `kept` is for the chunks that are done: a killed run goes on from them.
     """
     chunks = [(prompts[start : start + chunk], start // chunk) for start in range(0, len(prompts), chunk)]
     length = max(map(len, prompts)) + settings["max_new_tokens"]
     make = partial(_writer, str(Path(folder).resolve()), engine, length, seed, precision, settings)
-    if workers > 1:
-        written = spread(make, chunks, workers, "sampling")
-    else:
-        write = make()
-        written = [write(each, f"sampling, part {n} of {len(chunks)}") for n, each in enumerate(chunks, start=1)]
-    return [rows for each in written for rows in each]
+
+    def compute(missing):
+        if workers > 1:
+            yield from spread(make, missing, workers, "sampling")
+        else:
+            write = make()
+            for n, each in missing.items():
+                yield n, write(each, f"sampling, part {n + 1} of {len(chunks)}")
+
+    inputs, models = (prompts, engine, seed, chunk, precision, settings), [base_of(folder), folder]
+    return [rows for each in in_parts(chunks, compute, folder_for(kept, inputs, models)) for rows in each]
 
 
 def _writer(folder, engine, length, seed, precision, settings):

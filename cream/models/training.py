@@ -4,8 +4,12 @@ The same code runs in one process and in several (see cream/models/launch.py): a
 the same weight, however many processes share it.
 """
 
+import contextlib
+import json
 import os
 import re
+import time
+from pathlib import Path
 from unittest.mock import patch
 
 import pandas as pd
@@ -231,6 +235,7 @@ def optimiser_settings(settings, seed, rows):
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",
+        save_total_limit=1,
         disable_tqdm=True,
         remove_unused_columns=False,
         report_to="none",
@@ -249,12 +254,13 @@ def _columns(rows):
     return {column: [row[column] for row in rows] for column in rows[0]}
 
 
-def train(trainer, curve=None, report_to=None):
+def train(trainer, curve=None, report_to=None, kept=None):
     """Trains the trainer's model. Returns one row a step: step, loss, learning rate; for preferences also the mean margin,
     and how far the mean log-probs of the chosen and the rejected response have moved (nats).
 
     The file `curve` holds these rows too, and grows by one at each step. `report_to` names a tracker that transformers
-    knows (tensorboard, wandb, ...), or several.
+    knows (tensorboard, wandb, ...), or several. The folder `kept` is for a checkpoint every few minutes: a killed run goes
+    on from the last one.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressBar)
@@ -262,9 +268,14 @@ def train(trainer, curve=None, report_to=None):
         trainer.add_callback(CurveFile(curve))
     for tracker in get_reporting_integration_callbacks(report_to):
         trainer.add_callback(tracker)
+    last = None
+    if kept:
+        trainer.args.output_dir = str(kept)
+        trainer.add_callback(Checkpoints())
+        last = last_checkpoint(kept)
     # The backward pass takes its dtypes from the forward pass, but not whether fp32 may be tf32.
     with computing_in("tf32" if getattr(trainer, "precision", None) == "tf32" else "fp32"):
-        trainer.train()
+        trainer.train(resume_from_checkpoint=last)
     return _curve(entry for entry in trainer.state.log_history if "loss" in entry)
 
 
@@ -286,7 +297,7 @@ class ProgressBar(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         hidden = not state.is_world_process_zero
-        self.bar = tqdm(total=state.max_steps, desc="training", unit="step", disable=hidden)
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=hidden)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
@@ -304,8 +315,35 @@ class CurveFile(TrainerCallback):
     def __init__(self, path):
         self.path = path
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and state.log_history:  # of a run that was killed, up to its last checkpoint
+            _curve(state.log_history).to_csv(self.path, index=False)
+
     def on_log(self, args, state, control, logs, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
             first = state.global_step == 1
             row = _curve(state.log_history[-1:])
             row.to_csv(self.path, mode="w" if first else "a", header=first, index=False)
+
+
+class Checkpoints(TrainerCallback):
+    """A checkpoint every `minutes`: weights, optimiser, schedule, random states, and the place in the data."""
+
+    minutes = 5
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.last = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if time.monotonic() - self.last > 60 * self.minutes:
+            control.should_save, self.last = True, time.monotonic()
+
+
+def last_checkpoint(folder):
+    """The newest one that is whole, which its state, the last file written, tells; None where there is none."""
+    states = sorted(Path(folder).glob("checkpoint-*/trainer_state.json"), key=lambda state: int(state.parent.name[11:]))
+    for state in reversed(states):
+        with contextlib.suppress(ValueError):
+            json.loads(state.read_text())
+            return str(state.parent)
+    return None

@@ -9,7 +9,7 @@ from cream.data.errors import InputError
 
 
 def spread(make, chunks, workers, progress):
-    """`[work(chunk) for chunk in chunks]`, where each Ray worker has made its own `work = make()` once.
+    """(number, work(chunk)) of {number: chunk}, as they are done, where each Ray worker has made its own `work = make()` once.
 
     Chunks and results are what JSON can hold. The workers take a GPU each, or an equal share of the processors where the
     cluster has no GPU. The cluster is the one that RAY_ADDRESS names, or else this machine. A worker that dies is
@@ -23,17 +23,15 @@ def spread(make, chunks, workers, progress):
         resources = _resources_of_one(ray.cluster_resources(), workers)
         ray.data.DataContext.get_current().enable_progress_bars = False  # one bar is enough
         rows = ray.data.from_items(
-            [{"number": number, "chunk": json.dumps(chunk)} for number, chunk in enumerate(chunks)],
+            [{"number": number, "chunk": json.dumps(chunk)} for number, chunk in chunks.items()],
             override_num_blocks=len(chunks),
         )
         pool = ray.data.ActorPoolStrategy(size=workers)
         done = rows.map(_Worker, fn_constructor_args=(make,), compute=pool, **resources).iter_rows()
-        results = {}
         for row in tqdm(done, progress, len(chunks), unit="chunk"):
             if row["refusal"]:
                 raise InputError(row["refusal"])
-            results[row["number"]] = row["result"]
-    return [json.loads(results[number]) for number in range(len(chunks))]
+            yield row["number"], json.loads(row["result"])
 
 
 def _resources_of_one(cluster, workers):

@@ -240,14 +240,16 @@ def _has_gpu():
 
 
 def _check_disk(params, parameters, root):
-    """Room for the models still to be made. An adapter is reckoned at a fiftieth of its base model, which is ample."""
+    """Room for the models still to be made, and for two checkpoints of the one that is trained: the last and the next. An
+    adapter is taken as a fiftieth of its base model, which is ample."""
     models = [*models_of(params), *(["reward"] if params["reward_model"] else [])]
     missing = [model for model in models if not (root / "models" / model).exists()]
     share = {model: 0.02 if params["model"]["lora"] and model not in ("m0", "reward") else 1 for model in missing}
-    need, free = WEIGHT * parameters * sum(share.values()), shutil.disk_usage(root).free
+    checkpoints = 2 * (TRAINING - WEIGHT) * parameters * max((share[model] for model in missing if model != "m0"), default=0)
+    need, free = WEIGHT * parameters * sum(share.values()) + checkpoints, shutil.disk_usage(root).free
     if free < need:
         raise InputError(
-            f"the disk is too full: the {len(missing)} models still to be made need {need / 1e9:.1f} GB and "
+            f"the disk is too full: the {len(missing)} models still to be made, with their checkpoints, need {need / 1e9:.1f} GB and "
             f"{free / 1e9:.1f} GB are free at {root.resolve()}; free some space and run again"
         )
 

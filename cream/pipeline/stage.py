@@ -10,6 +10,7 @@ import argparse
 import base64
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -51,6 +52,7 @@ def main():
         given = dict(pair.split("=", 1) for pair in options.parameters)
         notebook = _run(options.notebook, given, failed)
         _write_page(notebook, options, given)
+        shutil.rmtree(Path(".parts", options.page.stem), ignore_errors=True)
     except Exception as error:
         kept = f" The notebook as far as it came is {failed}." if failed.exists() else ""
         sys.exit(f"Stage {stage} failed{_reason(error)}\nWhat earlier stages made is as it was.{kept}")
