@@ -286,6 +286,25 @@ def test_a_row_of_a_forest_that_is_far_from_all_else_is_an_arrow():
     assert axes.get_xlim() == pytest.approx((-0.3, 6.3)) and len(axes.lines) == 1 + 2 * 5
 
 
+def test_a_slope_chart_crosses_the_lines_of_a_discordant_pair():
+    texts = ["Answer: 1", "Answer: 2", "Answer: 1", "long " * 20 + "\x1b Answer: 3"]
+    figure = figures.slope_chart(texts, [3.0, 2.0, 3.0, 1.0], [0.1, 0.9, 0.1, 0.0], [1, 0, 1, np.nan], ("J", "K"))
+    axes = figure.axes[0]
+    lines = [(line.get_ydata().tolist(), line.get_color()) for line in axes.lines if len(line.get_ydata())]
+    assert lines == [([1.5, 2.5], "C2"), ([3.0, 1.0], "C3"), ([4.0, 4.0], "0.5")]  # ties share their mean rank
+    assert axes.yaxis_inverted() and [label.get_text() for label in axes.get_xticklabels()] == ["J", "K"]
+    names = [text.get_text() for text in axes.texts]
+    assert names == ["2: Answer: 2", "1: Answer: 1 (× 2)", "4: …g long long long long Answer: 3"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["right", "wrong", "not known"]
+
+
+def test_the_names_of_a_slope_chart_do_not_cover_each_other():
+    figure = figures.slope_chart(list("abc"), [3, 2, 1], [1, 1, 1], [np.nan] * 3, ("J", "K"))  # all tied in K
+    figure.canvas.draw()
+    boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.y0)
+    assert len(boxes) == 3 and all(lower.y1 <= upper.y0 + 1 for lower, upper in itertools.pairwise(boxes))
+
+
 def test_tables_show_what_models_wrote_as_it_is(monkeypatch):
     shown = []
     monkeypatch.setattr(figures, "display", lambda html: shown.append(html.data))

@@ -163,7 +163,7 @@ def _line(axes, rounds, table, style, band=True):
 def _label_ends(axes, ends, styles):
     """The names of lines behind their last points, moved apart where they would cover each other."""
     low, high = axes.get_ylim()
-    gap = 15 / (72 * axes.figure.get_figheight() * 0.8) * (high - low)
+    gap = 15 / (72 * axes.figure.get_figheight() * 0.8) * abs(high - low)
     for x in sorted({x for x, _ in ends.values()}):
         names = sorted((name for name in ends if ends[name][0] == x), key=lambda name: ends[name][1])
         placed = np.array([ends[name][1] for name in names])
@@ -268,6 +268,31 @@ def two_sided(left, right, names, xlabel, width=5.6):
     axes.margins(x=0.12)
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     _rows(axes, names, xlabel)
+    return figure
+
+
+def slope_chart(texts, left, right, correct, titles, width=6.5):
+    """A figure of two rankings of the same N responses (`left` and `right`: their scores): a line each, from its rank in
+    one to its rank in the other, the best on top; equal scores share their mean rank. `correct` holds 1, 0 or NaN (not
+    known). Lines that are equal in all are drawn once, with their number; a name is the end of the text, where the answer is."""
+    lines = pd.DataFrame({"text": texts, "left": left, "right": right, "correct": np.nan_to_num(correct, nan=2)})
+    lines[["left", "right"]] = lines[["left", "right"]].rank(ascending=False)
+    lines["number"] = range(1, len(lines) + 1)
+    lines = lines.groupby(["text", "left", "right", "correct"], sort=False).number.agg(["min", "count"]).reset_index()
+    figure, axes = plt.subplots(figsize=(width, 1.2 + 0.3 * len(texts)))
+    axes.set(xticks=[0, 1], xticklabels=titles, xlim=(-0.1, 1.1), yticks=range(1, len(texts) + 1), ylabel="rank")
+    axes.set_ylim(len(texts) + 0.5, 0.5)
+    ends, styles = {}, {}
+    for line in lines.itertuples():
+        name = " ".join("".join(letter if letter.isprintable() else " " for letter in line.text).split())
+        name = f"{line.min}: {'…' * (len(name) > 30)}{name[-30:]}" + f" (× {line.count})" * (line.count > 1)
+        ends[name], styles[name] = (1, line.right), {"color": ("C3", "C2", "0.5")[int(line.correct)]}
+        axes.plot([0, 1], [line.left, line.right], "o-", **styles[name])
+    _label_ends(axes, ends, styles)
+    for colour, word, value in (("C2", "right", 1), ("C3", "wrong", 0), ("0.5", "not known", 2)):
+        if (lines.correct == value).any():
+            axes.plot([], [], "o-", color=colour, label=word)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
