@@ -294,7 +294,7 @@ def test_a_slope_chart_crosses_the_lines_of_a_discordant_pair():
     assert lines == [([1.5, 2.5], "C2"), ([3.0, 1.0], "C3"), ([4.0, 4.0], "0.5")]  # ties share their mean rank
     assert axes.yaxis_inverted() and [label.get_text() for label in axes.get_xticklabels()] == ["J", "K"]
     names = [text.get_text() for text in axes.texts]
-    assert names == ["2: Answer: 2", "1: Answer: 1 (× 2)", "4: …g long long long long Answer: 3"]
+    assert names == ["2: Answer: 2", "1: Answer: 1 (× 2)", "4: … long long long long Answer: 3"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["right", "wrong", "not known"]
 
 
