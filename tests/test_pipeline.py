@@ -133,6 +133,13 @@ def test_pages_open_offline_and_show_no_error(finished):
             assert (page.parent / link).exists(), (page, link)
 
 
+def test_every_picture_is_on_its_page(finished):
+    """Also where a stage is a fork of a process that has loaded matplotlib already (cream/pipeline/warm.py)."""
+    pictures = {"sft": 1, "sample-m1": 1, "rank-m1": 2, "pairs-cream-m2": 1, "train-cream-m2": 2, "evaluate-m1": 1}
+    pages = {name: (finished / f"reports/stages/{name}.html").read_text() for name in pictures}
+    assert {name: page.count("<img ") for name, page in pages.items()} == pictures
+
+
 def test_stages_repeat_to_the_same_bytes(finished):
     stages = ["sample@m1", "rank@m1", "pairs@cream-m2", "train@cream-m2", "evaluate@cream-m2", "consistency", "benchmark"]
     before = (finished / "dvc.lock").read_text()
