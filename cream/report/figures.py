@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython import get_ipython
 from IPython.display import HTML, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -21,8 +20,6 @@ MOST_LINES = 8  # in one pair of axes; more are drawn a panel each
 
 
 def use_style():
-    if get_ipython():  # a warm kernel has loaded matplotlib before there was a notebook to draw in (see pipeline/warm.py)
-        get_ipython().run_line_magic("matplotlib", "inline")
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
     matplotlib.rcParams.update(
         {
