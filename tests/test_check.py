@@ -419,3 +419,8 @@ def test_a_copy_without_git_or_dvc_is_told_what_to_do(tmp_path):
 def test_tf32_without_a_gpu_is_refused(tmp_path):
     with pytest.raises(InputError, match="logprob_precision: tf32 is made by GPUs, and there is none here"):
         check_machine({**GOOD, "logprob_precision": "tf32"}, tmp_path)
+
+
+def test_a_tracker_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="scale.report_to: abacus is not installed, or transformers does not know it"):
+        check_machine(changed({"scale.report_to": "abacus"}), tmp_path)

@@ -69,7 +69,7 @@ def test_a_missing_file_is_named(folder):
 
 def test_an_id_that_stands_twice_is_named(folder):
     write(folder / "test.jsonl", [ROW, {**ROW, "id": "q2"}, {**ROW, "question": "What is 1 + 2?"}])
-    with pytest.raises(InputError, match=r"test\.jsonl, line 3: the id q1 stands twice, first in line 1: give every row"):
+    with pytest.raises(InputError, match=r"test\.jsonl, line 3: the id q1 is used twice, first in line 1: give every row"):
         read_source(folder)
 
 

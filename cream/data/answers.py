@@ -1,4 +1,4 @@
-r"""The answer that a response announces, read by one strict rule: what stands behind its last marker with an answer.
+r"""The answer that a response announces, read by one strict rule: what follows its last marker with an answer.
 
 Markers are "Answer:" and "the answer is", a heading "Answer", <answer>, \boxed{} and GSM8K's "####". A response without
 one, or with nothing readable behind it, is unparsed, and so is a thought that has not ended: nothing is guessed from

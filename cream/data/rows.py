@@ -102,7 +102,7 @@ def _read_split(path, fields):
             raise InputError(f"{path}, line {line}: {problem}: mend or remove that line")
         first = lines.setdefault(row["id"], line)
         if first != line:
-            twice = f"the id {row['id']} stands twice, first in line {first}"
+            twice = f"the id {row['id']} is used twice, first in line {first}"
             raise InputError(f"{path}, line {line}: {twice}: give every row its own")
     return rows
 

@@ -1,6 +1,6 @@
 """Models on disk: the base model from wherever it comes, and the folders that the stages hand on.
 
-A model folder holds safetensors weights, in the precision they were trained in, with the tokenizer beside them. With
+A model folder holds safetensors weights, in the precision they were trained in, with the tokenizer. With
 LoRA, every model after M0 is an adapter over M0.
 """
 
@@ -20,7 +20,7 @@ from cream.models.attention import GROUPED_SDPA
 from cream.models.chat import end_of_turn, set_thinking
 from cream.models.embedded import embedded_gguf, forget_quantization
 
-disable_progress_bar()  # reading a file needs no bar beside those of the long steps
+disable_progress_bar()  # reading a file needs no bar, the long steps have theirs
 
 def fetch_base(base, revision=None, root=".", thinking=False):
     """The base model in fp32 and its tokenizer. `base` is "embedded", a folder (seen from `root`), or a Hub id with a
@@ -109,7 +109,7 @@ def _add_adapter(model, folder, trainable=False):
 
 
 def load_model(folder, dtype=torch.float32, trainable=False):
-    """The model in `folder`; an adapter is loaded over the M0 beside it. A trainer moves a trainable one to its GPU;
+    """The model in `folder`; an adapter is loaded over its M0. A trainer moves a trainable one to its GPU;
     any other goes to the GPU if there is one."""
     base = base_of(folder)
     model = load_weights(AutoModelForCausalLM, base, f"the model in {base}", dtype=dtype, local_files_only=True)
@@ -134,7 +134,7 @@ def load_models(folders):
 
 
 def base_of(folder):
-    """The folder that an adapter stands over, the M0 beside it; the folder itself if it holds a whole model."""
+    """The folder that an adapter is over, m0 in the same place; the folder itself if it holds a whole model."""
     folder = Path(folder)
     return folder.parent / "m0" if (folder / "adapter_config.json").exists() else folder
 

@@ -84,9 +84,9 @@ def response_logprobs(model, prompts, responses, max_tokens=MAX_TOKENS, progress
     in the order given, with gradients where they are enabled. `max_tokens` bounds the padded tokens of one forward
     pass (None: all in one). `progress` names a progress bar; without it there is none.
 
-    The responses to one prompt share it: they stand in one row behind it, each seeing the prompt and itself, each with
+    The responses to one prompt share it: they follow it in one row, each seeing the prompt and itself, each with
     its own positions. Where the architecture mixes tokens in a way that knows no mask, or sees less than the longest
-    text at a time, each stands in a row of its own (see `shares_prompts`). A (prompt, response) that stands twice is
+    text at a time, each has a row of its own (see `shares_prompts`). A (prompt, response) that occurs twice is
     scored once, so identical responses tie exactly. Pads are found by lengths, so a pad token that is also the end token
     does no harm.
     """
@@ -165,7 +165,7 @@ def _try_sharing(model, inner):
         rounding = (_score(model, alone, shared=False) - sums).abs().max()
         if not rounding <= tolerance(inner.dtype):  # NaN too
             raise InputError(
-                f"{inner.config.model_type} is no causal language model: a token's log-prob changes by what stands behind "
+                f"{inner.config.model_type} is no causal language model: a token's log-prob changes by what comes after "
                 "it: take another model.base"
             )
         try:

@@ -108,7 +108,7 @@ def reward_model_scores(model, tokenizer, rows):
             f"with a response to it, the prompt {row['id']} has {len(longest)} tokens, and the reward model reads {context}"
             ": shorten or remove that prompt, lower sampling.max_new_tokens, or take another reward model"
         )
-    scores = dict.fromkeys(conversations)  # a text that stands twice is scored once
+    scores = dict.fromkeys(conversations)  # a text that occurs twice is scored once
     for ids in tqdm(scores, desc="scoring under the reward model", unit="response"):
         scores[ids] = model(input_ids=torch.tensor([ids], device=model.device)).logits.item()
     return torch.tensor([scores[ids] for ids in conversations]).view(len(rows), -1)

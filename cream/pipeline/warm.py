@@ -1,7 +1,7 @@
 """Stages that start at once: one process imports the heavy libraries, and each stage and its kernel is a fork of it.
 
 A run has some eighty stages of a few seconds, and each needs torch and transformers in its kernel, papermill and
-nbconvert beside it: seven seconds of imports, every time. So the first stage starts a server that imports them once,
+nbconvert besides: seven seconds of imports, every time. So the first stage starts a server that imports them once,
 and those after it, `python -m cream.pipeline.stage` and their kernels, are forked from it. It imports nothing of this project,
 so that a stage runs the code as it is now. It ends by itself after a minute without work. Where it cannot be used (a
 GPU, whose driver does not survive a fork; macOS, whose libraries do not; CREAM_WARM=0) everything is started anew.

@@ -60,7 +60,7 @@ def show_folded(summary, html):
 
 
 def show_figures(*figures, path=None):
-    """Figures beside each other, below each other where the page is narrow. Each comes with the text that stands for
+    """Figures next to each other, below each other where the page is narrow. Each comes with the text that stands for
     it; `path` keeps the first as a file."""
     drawn = []
     for figure, text in figures:

@@ -42,7 +42,7 @@ def seeds_in_words(rows):
 
 
 def rewards_in_words(params, tables, lines):
-    """Whether the reward tells right from wrong responses, to begin with and at the end of each of these lines, beside
+    """Whether the reward tells right from wrong responses, to begin with and at the end of each of these lines, with
     the other rankers. `tables`: {ranker: pairwise accuracy}, the reward's first."""
     name, *others = tables
 

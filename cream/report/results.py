@@ -43,7 +43,7 @@ def policies_of(params):
 
 def lines_of(params):
     """{method: its models, round by round, behind the model that the first of them started from}. A second lineage by
-    the same method takes the name of its first model beside it."""
+    the same method takes the name of its first model too."""
     lines, line_of = {}, {}
     for model in trained_of(params):
         start, name = start_of(params, model), method_of(params, model)
@@ -331,7 +331,7 @@ def right_pairs_by_tau(rows):
 
 
 def first_round_rules(params, rows):
-    """C of the first round by each rule for what stands in for M0's reward, on the same responses of M1, and the model
+    """C of the first round by each rule for what replaces M0's reward, on the same responses of M1, and the model
     of this run that was trained with it (None: C = 1, no rule)."""
     paired = [row for row in rows[rows.policy == "m1"].to_dict("records") if row["chosen"] == row["chosen"]]
     table = {}
@@ -357,7 +357,7 @@ def _trained_by(params, rule):
 
 
 def agreement_with_reward(rows):
-    """Of the rankers that a run asks for beside those of every run: tau-b with the reward, over the prompts on which
+    """Of the rankers that a run asks for besides those of every run: tau-b with the reward, over the prompts on which
     both have an order."""
     found = {}
     for policy, group in rows.groupby("policy", sort=False):
