@@ -371,7 +371,7 @@ def test_prompts_must_fit_whoever_ranks_them_too(tmp_path, model, tokenizer, ran
         save_model(model, tokenizer, tmp_path / folder)
 
     write_rows(tmp_path / "data" / "splits" / "prompts-1.jsonl", [{**ROW, "id": "q0", "question": "?"}, ROW])
-    message = JUDGE_PROMPT + user_message(ROW) if ranker == "judge" else user_message(ROW)
+    message = JUDGE_PROMPT.format(question=user_message(ROW), response="") if ranker == "judge" else user_message(ROW)
     length = len(prompt_ids(tokenizer, {"question": message}))
     params = changed({"model.base": "embedded", "sampling.max_new_tokens": 16})
     params["rank"]["m1"]["rankers"] = [ranker]

@@ -20,7 +20,8 @@ from cream.data.errors import InputError
 logging.set_verbosity_error()  # its retries without a network would hide the one sentence
 
 # Weights as safetensors, the configuration and the tokenizer: no pickle is ever downloaded.
-MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+SMALL_FILES = ["*.json", "*.jinja", "*.model"]  # of a model: its configuration and its tokenizer
+MODEL_FILES = [*SMALL_FILES, "*.safetensors"]
 SECOND_COPIES = ["consolidated*", "original/*"]  # of the same weights, in their authors' own layout
 
 

@@ -26,7 +26,6 @@ from cream.pipeline.parameters import load_parameters, models_of
 EMBEDDED_PARAMETERS = 134_515_008
 WEIGHT = 4  # bytes of a parameter: weights are kept in fp32
 TRAINING = 16  # the weight, its gradient and AdamW's two moments
-SMALL_FILES = ["*.json", "*.jinja", "*.model"]  # of a model on the Hub: its configuration and its tokenizer
 
 
 def check_machine(params, root):
@@ -123,7 +122,7 @@ def _find_model(key, model, ours, stage, root):
     elif model["revision"] is None:
         raise InputError(f"params.yaml: {key}.revision: pin the commit of {base} on the Hub, 40 hex digits")
     else:
-        folder = made if fetched else hub.fetch(base, model["revision"], SMALL_FILES)
+        folder = made if fetched else hub.fetch(base, model["revision"], hub.SMALL_FILES)
     if not fetched:
         _check_kind(f"params.yaml: {key}.base: {base}", folder, is_reward_model=stage == "reward_model")
     return folder
@@ -268,7 +267,7 @@ def _check_readers(params, root, reward_model):
     from cream.models.rankers import JUDGE_PROMPT
 
     prompts = [row for path in splits for row in read_rows(path)]
-    judged = [{"id": row["id"], "question": JUDGE_PROMPT + user_message(row)} for row in prompts]
+    judged = [{"id": row["id"], "question": JUDGE_PROMPT.format(question=user_message(row), response="")} for row in prompts]
     for ranker, rows in (("judge", judged), ("reward_model", prompts)):
         if ranker in asked:
             folder = folders[ranker]
