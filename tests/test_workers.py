@@ -13,7 +13,7 @@ from cream.models import workers
 from cream.models.loading import save_model
 from cream.models.logprobs import score
 from cream.models.sampling import sample
-from cream.models.workers import spread
+from cream.models.workers import spread, work_on
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(24)]
@@ -68,7 +68,7 @@ def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path):
 
         return work
 
-    results = spread(squares, list(range(24)), workers=2, progress="squares")
+    results = work_on(squares, range(24), workers=2, progress="squares")
     assert [square for square, _ in results] == [number**2 for number in range(24)]
     processes, killed = {process for _, process in results}, int(died.read_text())
     assert results[7][1] != killed and len(processes - {killed}) >= 2  # another took its place
@@ -87,7 +87,7 @@ def test_bad_input_that_a_worker_meets_is_one_sentence_here():
         raise InputError("the model is wrong: mend it")
 
     with pytest.raises(InputError) as error:
-        spread(refuse_at_work, [1, 2, 3], workers=1, progress="refusals")
+        list(spread(refuse_at_work, {0: 1, 1: 2, 2: 3}, workers=1, progress="refusals"))
     assert str(error.value) == "row 2 is wrong: mend it" and error.value.__cause__ is None
     made = workers._Worker(refuse)({"number": 0, "chunk": "1"})  # as Ray calls it
     assert made == {"number": 0, "result": "", "refusal": "the model is wrong: mend it"}
@@ -97,9 +97,9 @@ def test_bad_input_that_a_worker_meets_is_one_sentence_here():
 def test_more_workers_than_the_cluster_has_room_for_are_refused(gpus, processors, asked):
     says = f"scale.workers: the Ray cluster has {gpus} GPUs and {processors} processors, too few for {asked} workers"
     with pytest.raises(InputError, match=says):
-        workers._share({"GPU": float(gpus), "CPU": float(processors)}, asked)
+        workers._resources_of_one({"GPU": float(gpus), "CPU": float(processors)}, asked)
 
 
 def test_a_worker_takes_a_gpu_or_an_equal_share_of_the_processors():
-    assert workers._share({"GPU": 2.0, "CPU": 64.0}, 2) == {"num_gpus": 1}
-    assert workers._share({"CPU": 9.0}, 2) == {"num_cpus": 4}
+    assert workers._resources_of_one({"GPU": 2.0, "CPU": 64.0}, 2) == {"num_gpus": 1}
+    assert workers._resources_of_one({"CPU": 9.0}, 2) == {"num_cpus": 4}

@@ -11,11 +11,11 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from cream.data.errors import InputError
-from cream.data.parts import folder_for, in_parts
+from cream.data.parts import folder_for
 from cream.models.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.models.loading import base_of, load_models
 from cream.models.precision import computing_in
-from cream.models.workers import spread
+from cream.models.workers import work_on
 
 
 def score(
@@ -35,16 +35,8 @@ def score(
         groups.setdefault(base_of(folder), []).append(folder)
     for base, group in groups.items():
         make = partial(_scorer, group, precision, settings, progress and workers == 1)
-
-        def compute(missing, make=make):
-            if workers > 1:
-                yield from spread(make, missing, workers, "scoring")
-            else:
-                work = make()
-                yield from ((number, work(each)) for number, each in missing.items())
-
         parts = folder_for(kept and Path(kept, group[0].name), (chunks, precision, settings), [base, *group])
-        scored = in_parts(chunks, compute, parts)
+        scored = work_on(make, chunks, workers, "scoring", parts)
         sums |= zip(group, torch.cat([torch.tensor(each) for each in scored], dim=1)[:, order])
     return torch.stack([sums[folder] for folder in folders])
 

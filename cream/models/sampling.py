@@ -14,12 +14,12 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from cream.data.errors import InputError
-from cream.data.parts import folder_for, in_parts
+from cream.data.parts import folder_for
 from cream.models.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.models.chat import end_of_turn
 from cream.models.loading import base_of, load_model, load_tokenizer
 from cream.models.precision import dtype_of, fast_dtype
-from cream.models.workers import spread
+from cream.models.workers import work_on
 
 
 def sample(
@@ -34,28 +34,25 @@ def sample(
     """
     chunks = [(prompts[start : start + chunk], start // chunk) for start in range(0, len(prompts), chunk)]
     length = max(map(len, prompts)) + settings["max_new_tokens"]
-    make = partial(_writer, str(Path(folder).resolve()), engine, length, seed, precision, settings)
-
-    def compute(missing):
-        if workers > 1:
-            yield from spread(make, missing, workers, "sampling")
-        else:
-            write = make()
-            for n, each in missing.items():
-                yield n, write(each, f"sampling, part {n + 1} of {len(chunks)}")
-
-    inputs, models = (prompts, engine, seed, chunk, precision, settings), [base_of(folder), folder]
-    return [rows for each in in_parts(chunks, compute, folder_for(kept, inputs, models)) for rows in each]
+    bar = f"sampling, part {{}} of {len(chunks)}" if workers == 1 else None
+    make = partial(_writer, str(Path(folder).resolve()), engine, length, seed, precision, settings, bar)
+    kept = folder_for(kept, (prompts, engine, seed, chunk, precision, settings), [base_of(folder), folder])
+    return [rows for each in work_on(make, chunks, workers, "sampling", kept) for rows in each]
 
 
-def _writer(folder, engine, length, seed, precision, settings):
-    """Loads a model once, to write as many chunks as come."""
+def _writer(folder, engine, length, seed, precision, settings, bar=None):
+    """Loads a model once, to write as many chunks as come. `bar` names a progress bar by the chunk's number."""
     dtype = dtype_of(precision)
     if engine == "vllm":
         write = partial(generate_with_vllm, start_vllm(folder, length, dtype), folder)
     else:
         write = partial(generate, load_model(folder, dtype=dtype), load_tokenizer(folder))
-    return lambda chunk, progress=None: write(chunk[0], seed=seed + chunk[1], progress=progress, **settings)
+
+    def work(chunk):
+        prompts, number = chunk
+        return write(prompts, seed=seed + number, progress=bar and bar.format(number + 1), **settings)
+
+    return work
 
 
 @torch.inference_mode()

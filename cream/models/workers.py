@@ -1,4 +1,4 @@
-"""Work spread by Ray Data over the GPUs of one machine or of many, or over a machine's processors."""
+"""Long work in chunks, by this process or spread by Ray Data over GPUs or processors, of one machine or of many."""
 
 import json
 import os
@@ -6,6 +6,22 @@ import os
 from tqdm import tqdm
 
 from cream.data.errors import InputError
+from cream.data.parts import in_parts
+
+
+def work_on(make, chunks, workers, progress, kept=None):
+    """`[work(chunk) for chunk in chunks]` where `work = make()`, by this process or by several Ray workers. The folder `kept`
+    holds the results that are done (see cream/data/parts.py)."""
+
+    def compute(missing):
+        if workers > 1:
+            yield from spread(make, missing, workers, progress)
+        else:
+            work = make()
+            for number, chunk in missing.items():
+                yield number, work(chunk)
+
+    return in_parts(chunks, compute, kept)
 
 
 def spread(make, chunks, workers, progress):
