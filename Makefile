@@ -73,7 +73,7 @@ bench-gpu: .venv/ready  ## the same on a GPU, in each precision, with a Llama of
 	dvc repro --single-item --force index
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
-	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready  ## look for unused, unsorted and doubtful code with ruff, notebooks included
 	ruff check

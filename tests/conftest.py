@@ -21,7 +21,7 @@ settings.load_profile("cream")
 
 
 # These files take longest, so they begin first: no process then works on one of them while the other has none left.
-SLOW = [f"test_{name}.py" for name in ("pipeline", "launch", "workers", "llama3", "results", "seeds", "stage")]
+SLOW = [f"test_{name}.py" for name in ("pipeline", "notebooks", "launch", "workers", "llama3", "results", "seeds", "stage")]
 
 
 def pytest_collection_modifyitems(items):
