@@ -205,7 +205,7 @@ def test_a_slow_processors_bf16_is_rounded_after_the_sum(bias, monkeypatch):
     monkeypatch.setenv("CREAM_BF16", "0")
     layer, inputs = torch.nn.Linear(300, 40, bias=bias), torch.randn(7, 300)
     rounded = [None if x is None else x.to(torch.bfloat16).double() for x in (inputs, layer.weight, layer.bias)]
-    with computing_in("bf16"), torch.no_grad():
+    with torch.no_grad(), computing_in("bf16"):
         product = layer(inputs)
     exact = torch.nn.functional.linear(*rounded).to(torch.bfloat16)
     torch.testing.assert_close(product, exact, atol=1e-6, rtol=2**-8)

@@ -41,7 +41,8 @@ def computing_in(precision):
         with ExitStack() as contexts:
             if bf16:  # no autocast that is off around others: rounded weights are kept until the outermost one ends
                 contexts.enter_context(torch.autocast(device, torch.bfloat16))
-            if bf16 and device == "cpu" and fast_dtype() != torch.bfloat16:
+            slow = device == "cpu" and fast_dtype() != torch.bfloat16
+            if bf16 and slow and not torch.is_grad_enabled():  # a checkpoint makes its tensors again without this
                 contexts.enter_context(_RoundedProducts())
             yield
     finally:
