@@ -66,7 +66,7 @@ def main():
                 write_json(options.out, found)
                 print({"model": name, **row}, flush=True)
             _forget()
-    print(table(found).to_string(index=False))
+    print(pd.DataFrame(found["rows"]).round(3).fillna("").to_string(index=False))
 
 
 def about():
@@ -76,13 +76,6 @@ def about():
         "memory": torch.cuda.get_device_properties(0).total_memory if gpu else None,
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft")),
     }
-
-
-def table(found):
-    """A row a measurement: its rate, how much faster that is than the first way in the same precision, the share of the
-    card's own rate, and memory."""
-    rows = pd.DataFrame(found["rows"]).drop(columns=["reward_std", "noise", "tau", "ceiling"], errors="ignore")
-    return rows.round(3).fillna("")
 
 
 def card(sizes, folder):
@@ -237,20 +230,8 @@ def _random_llama(tokenizer, **changes):
 
 def _preference_row(what, model, tokenizer, prompts, responses, precision):
     """Two steps of half of the prompts each, timed after a first run of as many."""
-    inputs = prompts * 2, [written[0] for written in responses] + [written[-1] for written in responses]
     with torch.inference_mode(), computing_in(precision):
-        chosen, rejected = response_logprobs(model.eval(), *inputs).chunk(2)
-    pairs = [
-        {
-            "prompt_ids": prompt,
-            "chosen_ids": written[0],
-            "rejected_ids": written[-1],
-            "ref_chosen_logps": c,
-            "ref_rejected_logps": r,
-            "consistency": 1.0,
-        }
-        for prompt, written, c, r in zip(prompts, responses, chosen.tolist(), rejected.tolist())
-    ]
+        pairs = speed._first_and_last(prompts, responses, partial(response_logprobs, model.eval()))
     settings = dict(beta=0.1, learning_rate=1e-6, epochs=1, batch_size=len(pairs) // 2)
     margins = []
 

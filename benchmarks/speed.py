@@ -327,13 +327,18 @@ def _letters(tokenizer):
 
 
 def _preferences(folder, prompts, responses, precision="fp32"):
-    """The first and the last response to each prompt, with the log-probs that a ranking would have given."""
+    """`_first_and_last` with the log-probs that a ranking would have given."""
+    return _first_and_last(prompts, responses, lambda *pairs: score([folder], *pairs, precision=precision)[0])
+
+
+def _first_and_last(prompts, responses, log_probs):
+    """The first and the last response to each prompt as a pair, with their log-probs, `[prompts]` of prompts and responses."""
     rows = [
         {"prompt_ids": prompt, "chosen_ids": written[0], "rejected_ids": written[-1], "consistency": 1.0}
         for prompt, written in zip(prompts, responses)
     ]
     for which in ("chosen", "rejected"):
-        (sums,) = score([folder], prompts, [row[f"{which}_ids"] for row in rows], precision=precision)
+        sums = log_probs(prompts, [row[f"{which}_ids"] for row in rows])
         for row, value in zip(rows, sums.tolist()):
             row[f"ref_{which}_logps"] = value
     return rows

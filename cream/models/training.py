@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
+from accelerate.utils import broadcast
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -335,7 +336,8 @@ class Checkpoints(TrainerCallback):
         self.last = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if time.monotonic() - self.last > 60 * self.minutes:
+        due = torch.tensor(time.monotonic() - self.last > 60 * self.minutes, device=args.device)
+        if broadcast(due):  # the first process's clock counts: all of several save together
             control.should_save, self.last = True, time.monotonic()
 
 

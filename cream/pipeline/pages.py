@@ -105,11 +105,11 @@ def stamp(notebook, given):
         path = "params.yaml" if profile == "default" else f"profiles/{profile}.yaml"
         params = load_parameters(path)
         seed = [] if '"profile = ' in source else [f"seed {params['seed']}"]
-        words = [f"profile {profile_of(path)}", *seed, _precision(params["precision"])]
+        words = [f"profile {_same_profile(path)}", *seed, _precision(params["precision"])]
     return ", ".join([*words, _machine(), *_commit()])
 
 
-def profile_of(path):
+def _same_profile(path):
     """The file of profiles/ that reads the same but for the seed; else "default"."""
     same = (other.stem for other in sorted(Path("profiles").glob("*.yaml")) if _but_seed(other) == _but_seed(path))
     return next(same, "default")
