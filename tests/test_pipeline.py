@@ -232,7 +232,7 @@ def test_one_more_round_runs_only_its_own_stages(finished):
 
 
 def test_a_new_method_trains_its_own_model_alone(finished, tmp_path):
-    """A copy of CREAM under another name makes the same pairs."""
+    """A copy of CREAM under another name makes the same pairs, and of them the same model."""
     folder = tmp_path / "more"
     shutil.copytree(finished, folder, symlinks=True)
     with open(folder / "cream/method/methods.py", "a") as file:
@@ -242,8 +242,9 @@ def test_a_new_method_trains_its_own_model_alone(finished, tmp_path):
     ran = re.findall(r"Running stage '(.+)'", run(folder, "env", "-u", "CREAM_WARM", "dvc", "repro", "evaluate").stdout)
     models = yaml.safe_load((folder / "params.yaml").read_text())["train"]
     assert sorted(ran) == sorted([*(f"pairs@{model}" for model in models), "train@again-m2", "evaluate@again-m2"])
-    ours, theirs = (folder / f"data/pairs/{model}.jsonl" for model in ("again-m2", "cream-m2"))
-    assert ours.read_bytes() == theirs.read_bytes()
+    for file in ("data/pairs/{}.jsonl", "models/{}/model.safetensors"):
+        ours, theirs = (folder / file.format(model) for model in ("again-m2", "cream-m2"))
+        assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_methods_with_one_start_model_differ_in_nothing_but_c(finished):
