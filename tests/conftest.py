@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test may reach the network
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are of a processor, on machines with a GPU too
@@ -42,6 +43,18 @@ def warm():
         del os.environ["CREAM_WARM"]
         server.terminate()
         server.wait()
+
+
+@pytest.fixture(scope="module")
+def ray_address():
+    """Of a Ray cluster of two processors, started once for all tests of a file: each start takes seconds."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # for the workers
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        yield cluster.address
+        cluster.shutdown()
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Sampling and scoring spread over two Ray workers on this machine: the rows of one process."""
+"""Sampling and scoring spread over two Ray workers, on this machine or on the cluster of RAY_ADDRESS: the rows of one
+process."""
 
 import os
 import signal
@@ -19,26 +20,30 @@ ROOT = Path(__file__).parents[1]
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(24)]
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the workers
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
 @pytest.fixture
 def folder(tmp_path, model, tokenizer):
     save_model(model, tokenizer, tmp_path / "m0")
     return tmp_path / "m0"
 
 
-def test_two_workers_write_and_score_what_one_process_does(folder, make_model, tokenizer):
+@pytest.fixture
+def cluster(ray_address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+
+
+def test_two_workers_write_what_one_process_does(folder, monkeypatch):
+    """On this machine, by a cluster that lasts as long as the work."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the workers
     settings = dict(responses=3, temperature=1.0, top_p=0.9, max_new_tokens=8, seed=5, chunk=5)
     one, two = (sample(folder, PROMPTS, workers=workers, **settings) for workers in (1, 2))
     assert two == one
     assert len({tuple(row["tokens"]) for row in one[0] + one[5]}) > 3  # no two chunks draw alike
 
+
+def test_two_workers_score_what_one_process_does(folder, make_model, tokenizer, cluster):
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
-    tokens = [row["tokens"] for rows in one for row in rows]
+    tokens = [[6 + (5 * i + k) % 80 for k in range(1 + i % 8)] for i in range(len(prompts))]
     tokens[1] = tokens[0]
     other = make_model()
     other.lm_head.weight.data *= 0.5
@@ -53,7 +58,7 @@ def test_two_workers_write_and_score_what_one_process_does(folder, make_model, t
 # The functions below are made in the tests, so that Ray hands over their code and a worker need not import this file.
 
 
-def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path):
+def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path, cluster):
     died = tmp_path / "died"
 
     def squares():
@@ -74,7 +79,7 @@ def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path):
     assert results[7][1] != killed and len(processes - {killed}) >= 2  # another took its place
 
 
-def test_bad_input_that_a_worker_meets_is_one_sentence_here():
+def test_bad_input_that_a_worker_meets_is_one_sentence_here(cluster):
     def refuse_at_work():
         def work(number):
             if number == 2:

@@ -35,7 +35,9 @@ def spread(make, chunks, workers, progress):
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    with ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR"):
+    # Without an address Ray would join whatever cluster was started on this machine last.
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    with ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR"):
         resources = _resources_of_one(ray.cluster_resources(), workers)
         ray.data.DataContext.get_current().enable_progress_bars = False  # one bar is enough
         rows = ray.data.from_items(
