@@ -21,8 +21,9 @@ settings.register_profile("cream", derandomize=True, deadline=None)
 settings.load_profile("cream")
 
 
-# These files take longest, so they begin first: no process then works on one of them while the other has none left.
-SLOW = [f"test_{name}.py" for name in ("pipeline", "notebooks", "launch", "workers", "llama3", "results", "seeds", "stage")]
+# These files take longest, so they begin first: no process then works on one of them while the other has none left. The
+# notebooks come when the pipeline's tests have made the run that both use.
+SLOW = [f"test_{name}.py" for name in ("pipeline", "launch", "workers", "llama3", "notebooks", "results", "seeds", "stage")]
 
 
 def pytest_collection_modifyitems(items):
