@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 from html import escape
 
@@ -17,13 +18,15 @@ from cream.data.files import atomic_write
 from cream.report.statistics import is_far
 
 MOST_LINES = 8  # in one pair of axes; more are drawn a panel each
+# Of methods, in order. C3 and C5 look much like C1 on a dark page, C8 fades on any, and C7 is the grey of the controls.
+COLOURS = ["C0", "C1", "C2", "C4", "C9", "C3", "C5", "C6"]
 
 
 def use_style():
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
     matplotlib.rcParams.update(
         {
-            "figure.figsize": (7, 3.2),
+            "figure.figsize": (6, 2.9),
             "figure.constrained_layout.use": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -47,11 +50,12 @@ def show_table(table, caption, precision, folded=False, texts=()):
     styled = styled.format(precision=precision, na_rep="–", escape="html").set_uuid(re.sub(r"\W+", "-", caption)[:40])
     styled = styled.format_index(escape="html").format_index(escape="html", axis=1)
     if texts:
-        styled = styled.set_properties(subset=list(texts), **{"text-align": "left", "white-space": "pre-wrap"}).hide()
+        look = {"text-align": "left", "white-space": "pre-wrap", "min-width": "5rem"}
+        styled = styled.set_properties(subset=list(texts), **look).hide()
+    kind = "table texts" if texts else "table"
     if folded:
-        show_folded(caption, f'<div class="table">{styled.to_html()}</div>')
+        show_folded(caption, f'<div class="{kind}">{styled.to_html()}</div>')
     else:
-        kind = "table texts" if texts else "table"
         display(HTML(f'<div class="{kind}">{styled.set_caption(escape(caption)).to_html()}</div>'))
 
 
@@ -78,9 +82,9 @@ def show_figures(*figures, path=None):
 def styles_of(names):
     """How the line of each method is drawn, the same on every page: the controls grey, the methods in colours."""
     methods = [name for name in names if "control" not in name]
-    colours = {name: f"C{k % 10}" for k, name in enumerate(methods)}
+    colours = dict(zip(methods, itertools.cycle(COLOURS)))
     return {
-        name: {"color": colours.get(name, "0.25" if "key" in name else "0.6"), "marker": "o", "markersize": 4,
+        name: {"color": colours.get(name, "0.25" if "key" in name else "0.5"), "marker": "o", "markersize": 4,
                "linestyle": "-" if name in colours else "--"}
         for name in names
     }  # fmt: skip
@@ -97,8 +101,8 @@ def by_round(lines, rounds, table, ylabel, level=None, width=5.6, responses=Fals
     # The first model of a line is another method's, or M1: alone it is no line.
     lines = {name: models for name, models in lines.items() if len(models) > 1} or {"": list(table.index)[:1]}
     panels = list(lines) if len(lines) > MOST_LINES else [None]
-    columns = min(len(panels), 4)
-    size = (width, 0.62 * width) if panels == [None] else (8, 0.6 + 1.5 * -(-len(panels) // columns))
+    columns = min(len(panels), 3)
+    size = (width, 0.62 * width) if panels == [None] else (6.4, 0.6 + 1.4 * -(-len(panels) // columns))
     figure, grid = plt.subplots(
         -(-len(panels) // columns), columns, figsize=size, sharex=True, sharey=True, squeeze=False
     )
@@ -205,7 +209,7 @@ def by_step(curves, lines, rounds, column, ylabel):
     """A figure of the trainings' curves, a panel a round and a line a method; each point is the mean of the last steps, a
     tenth of the training."""
     styles, numbers = styles_of(lines), sorted({rounds[model] for model in curves.model})
-    figure, grid = plt.subplots(1, len(numbers), figsize=(7.5, 2.8), sharey=True, squeeze=False)
+    figure, grid = plt.subplots(1, len(numbers), figsize=(6.4, 2.8), sharey=True, squeeze=False)
     for axes, number in zip(grid[0], numbers):
         for name, models in lines.items():
             for model in (model for model in models[1:] if rounds[model] == number):
@@ -216,7 +220,7 @@ def by_step(curves, lines, rounds, column, ylabel):
     grid[0, 0].set_ylabel(ylabel)
     figure.supxlabel("step", fontsize="medium")
     handles = {label: line for axes in grid[0] for line, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
