@@ -149,6 +149,11 @@ def test_every_picture_is_on_its_page(finished):
     assert {name: page.count("<img ") for name, page in pages.items()} == pictures
 
 
+def test_a_page_shows_what_its_stage_was_given_once(finished):
+    page = html.unescape(re.sub("<[^>]+>", "", (finished / "reports/stages/rank-m1.html").read_text()))
+    assert page.count('policy = "m1"') == 1
+
+
 def test_stages_repeat_to_the_same_bytes(finished):
     stages = ["sample@m1", "rank@m1", "pairs@cream-m2", "train@cream-m2", "evaluate@cream-m2", "consistency", "benchmark"]
     before = (finished / "dvc.lock").read_text()

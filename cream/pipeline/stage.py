@@ -106,6 +106,8 @@ def _write_page(notebook, options, given):
     from pygments.formatters import HtmlFormatter
 
     path, heading = options.page, options.page.stem
+    if "injected-parameters" in [tag for cell in notebook.cells for tag in cell.metadata.tags]:  # as given, and not twice
+        notebook.cells = [cell for cell in notebook.cells if "parameters" not in cell.metadata.tags]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"  # papermill gives the cell that it injects a random one
         if cell.cell_type == "markdown":
