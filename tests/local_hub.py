@@ -25,6 +25,8 @@ def local_hub(repositories, gated=(), breaking=None):
             api = path.startswith("api/")
             parts = path.removeprefix("api/").split("/")
             parts = parts if parts[0] in ("models", "datasets") else ["models", *parts]
+            if len(parts) < 3:  # of no repository
+                return self.refuse(404, "EntryNotFound")
             parts += ["revision", "main"][max(0, len(parts) - 3) :]
             name, what, revision, file = "/".join(parts[:3]), parts[3], parts[4], "/".join(parts[5:])
             if name not in repositories:
@@ -57,7 +59,7 @@ def local_hub(repositories, gated=(), breaking=None):
                 asked = json.loads(sent)
                 name = f"{asked['organization']}/{asked['name']}"
                 repositories.setdefault(f"models/{name}", ("0" * 40, {}))
-                return self.answer(json.dumps({"url": f"{self.headers['Host']}/{name}", "name": name}).encode())
+                return self.answer(json.dumps({"url": f"http://{self.headers['Host']}/{name}", "name": name}).encode())
             name = "/".join(path.split("/")[2:5])
             if "/preupload/" in path:
                 modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(sent)["files"]]

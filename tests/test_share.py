@@ -25,8 +25,8 @@ from cream.models.chat import QUESTION, chat_ids
 from cream.models.loading import load_model, load_tokenizer, save_model
 from cream.models.sampling import generate
 from cream.pipeline.parameters import label_of, settings_digest
-from cream.report.card import card_of
-from cream.report.share import changes_in, share
+from cream.share.card import card_of
+from cream.share.folder import changed_since, main, share, upload
 
 ROOT = Path(__file__).parents[1]
 SCRATCH = {"layers": 2, "width": 64, "heads": 4, "seed": 1}
@@ -121,8 +121,7 @@ def test_an_adapter_names_its_base_on_the_hub(tmp_path, model, tokenizer):
     files["README.md"] = b"---\nlicense: llama3\n---\nA model"
     command = f"""
 from test_parameters import changed
-from cream.report.card import card_of
-from cream.report.share import share
+from cream.share.folder import share
 params = changed({{"model.base": "owner/chat", "model.revision": "{COMMIT}"}})
 folder = share(params, "m1", "{tmp_path}", adapter=True)
 code = (folder / "README.md").read_text().split("```python")[1].split("```")[0]
@@ -158,16 +157,22 @@ def test_what_cannot_be_shared_is_refused_in_a_sentence(root, model, tokenizer, 
     assert not (root / "share").exists()
 
 
-def test_what_changed_since_a_model_was_made_is_told_from_what_does_not_matter():
-    status = {
-        "train@cream-m3": [
-            {"changed deps": {"cream/models/training.py": "modified", "params.yaml": {"dpo.beta": "modified"}}},
-            {"changed outs": {"models/cream-m3": "modified", "results/train/cream-m3.json": "not in cache"}},
-            "changed command",
-        ],
-        "data": [{"changed outs": {"data/splits": "deleted"}}],
-    }
-    assert changes_in(status) == ["dpo.beta", "models/cream-m3"]
+def test_a_model_that_no_longer_fits_its_parameters_is_refused(root):
+    """By DVC itself, on one stage that stands for all: its code may change, its parameters and what it wrote may not."""
+    stage = {"cmd": "python3 code.py", "deps": ["code.py"], "params": ["dpo"], "outs": ["models/m0"]}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"evaluate-start": {"foreach": {"m0": {}}, "do": stage}}}))
+    (root / "code.py").write_text("from pathlib import Path; Path('models/m0').mkdir(); Path('models/m0/w').write_text('1')")
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    assert changed_since(["m0"], root) == []  # not made by DVC
+    for command in ("init --no-scm", "repro"):
+        subprocess.run([sys.executable, "-m", "dvc", *command.split(), "-q"], cwd=root, check=True)
+    (root / "code.py").write_text("print()")
+    assert changed_since(["m0"], root) == []
+    (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "dpo": {"beta": 0.2}}))
+    (root / "models" / "m0" / "w").unlink()
+    (root / "models" / "m0" / "w").write_text("2")
+    with pytest.raises(InputError, match=r"^dpo, models/m0 changed since m0 was made and evaluated, so its card would be"):
+        share(PARAMS, "m0", root)
 
 
 # The card
@@ -275,26 +280,29 @@ def test_the_paper_is_cited_as_in_the_readme(root):
 
 # The Hub
 
-SHARE = "import sys; sys.argv[1:] = {arguments}; from cream.report.card import card_of
-from cream.report.share import main; main()"
-
 
 def test_an_uploaded_model_answers_as_ours(root):
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    command = f"import os; os.chdir({str(root)!r}); " + SHARE.format(arguments=["cream-m3", "--to", "owner/shared"])
-    repositories = {"models/owner/shared": ("0" * 40, {"adapter_config.json": b"{}", "notes.txt": b"kept"})}
+    folder = share(PARAMS, "cream-m3", root)
+    command = f"from pathlib import Path; from cream.share.folder import upload; print(upload(Path({str(folder)!r}), 'owner/new'))"
+    there = {"adapter_config.json": b"{}", "notes.txt": b"kept"}  # of a model that was shared there before
+    repositories = {"models/owner/new": ("0" * 40, there)}
     with local_hub(repositories) as endpoint:
-        refused = run_with_hub(endpoint, root / "home", command)
-        assert refused.returncode == 1 and repositories["models/owner/shared"][0] == "0" * 40
-        assert refused.stderr == "to upload to owner/shared, log in first: `hf auth login`, or set HF_TOKEN\n"
         done = run_with_hub(endpoint, root / "home", command, HF_TOKEN="hf_test")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == f"uploaded to {endpoint}/owner/shared"
-        commit, files = repositories["models/owner/shared"]
-        written = {file.name: file.read_bytes() for file in (root / "share" / "cream-m3").iterdir()}
-        assert files == {**written, "notes.txt": b"kept"}
+        assert (done.returncode, done.stdout) == (0, f"{endpoint}/owner/new\n"), done.stderr
+        written = {file.name: file.read_bytes() for file in folder.iterdir()}
+        assert repositories["models/owner/new"][1] == {**written, "notes.txt": b"kept"}
         place = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HOME": str(root / "elsewhere")}
-        assert answer_elsewhere("owner/shared", **place) == answer_here(root / "models" / "cream-m3")
+        assert answer_elsewhere("owner/new", **place) == answer_here(root / "models" / "cream-m3")
+
+
+def test_who_is_not_logged_in_is_told_before_anything_is_written(root, monkeypatch):
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("cream.share.folder.get_token", lambda: None)
+    monkeypatch.setattr("sys.argv", ["share", "cream-m3", "--to", "owner/new"])
+    with pytest.raises(SystemExit, match="^to upload to owner/new, log in first: `hf auth login`, or set HF_TOKEN$"):
+        main()
+    assert not (root / "share").exists()
 
 
 @pytest.mark.parametrize(
@@ -304,8 +312,6 @@ def test_an_uploaded_model_answers_as_ours(root):
         ("owner/none", "owner/none could not be written to ("),
     ],
 )
-def test_an_upload_that_fails_is_one_sentence(root, to, says):
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    command = f"import os; os.chdir({str(root)!r}); " + SHARE.format(arguments=["cream-m3", "--to", to])
-    done = run_with_hub("http://127.0.0.1:9", root / "home", command, HF_TOKEN="hf_test")
-    assert done.returncode == 1 and done.stderr.startswith(says) and len(done.stderr.strip().splitlines()) == 1
+def test_an_upload_that_fails_is_one_sentence(tmp_path, to, says):
+    with pytest.raises(InputError, match=f"^{re.escape(says)}[^\n]*$"):
+        upload(tmp_path / "cream-m3", to)

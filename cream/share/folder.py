@@ -1,8 +1,8 @@
 """A model of the run to give away: a folder that transformers alone loads, with a model card made from the run.
 
-python -m cream.report.share cream-m3                       # share/cream-m3, an adapter merged into its base
-python -m cream.report.share cream-m3 --adapter             # the adapter alone, over an M0 that is on the Hub as it is
-python -m cream.report.share cream-m3 --to name/repository  # and uploads it
+python -m cream.share.folder cream-m3                       # share/cream-m3, an adapter merged into its base
+python -m cream.share.folder cream-m3 --adapter             # the adapter alone, over an M0 that is on the Hub as it is
+python -m cream.share.folder cream-m3 --to name/repository  # and uploads it
 """
 
 import argparse
@@ -22,9 +22,10 @@ from cream.data.files import atomic_write
 from cream.data.hub import first_line
 from cream.models.chat import end_of_turn
 from cream.models.loading import load_model, load_tokenizer, save_model
-from cream.pipeline.conversation import folder_of
 from cream.pipeline.parameters import lineage_of, load_parameters
-from cream.report.card import card_of, kind_of_base
+from cream.share.card import card_of, kind_of_base
+from cream.share.conversation import folder_of
+
 
 def main():
     parser = argparse.ArgumentParser()
@@ -92,16 +93,10 @@ def changed_since(models, root="."):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"`dvc status` failed: {first_line(done.stderr)}")
-    return changes_in(json.loads(done.stdout))
-
-
-def changes_in(status):
-    """The changed parameters and outputs in what `dvc status --json` prints."""
-    found = []
-    for change in (change for stage in status.values() for change in stage if isinstance(change, dict)):
-        found += change.get("changed deps", {}).get("params.yaml", {})
-        found += [path for path, how in change.get("changed outs", {}).items() if how == "modified"]
-    return sorted(set(found))
+    changes = [change for stage in json.loads(done.stdout).values() for change in stage if isinstance(change, dict)]
+    params = [key for change in changes for key in change.get("changed deps", {}).get("params.yaml", {})]
+    files = [path for change in changes for path, how in change.get("changed outs", {}).items() if how == "modified"]
+    return sorted({*params, *files})
 
 
 def upload(folder, repository):

@@ -1,6 +1,6 @@
 """Talk to models of the run: in the terminal, or with `Conversation` in a notebook cell.
 
-python -m cream.pipeline.conversation m1 cream-m3
+python -m cream.share.conversation m1 cream-m3
 """
 
 import sys
