@@ -66,14 +66,14 @@ def test_an_adapter_is_talked_to_over_its_base(root, model, tokenizer):
     save_model(adapted, tokenizer, root / "models" / "cream-m2")
     assert Conversation(root / "models" / "cream-m2", max_new_tokens=6).ask("1+1=") != before
     (root / "models" / "m0").rename(root / "away")
-    with pytest.raises(InputError, match="^cream-m2 is an adapter over m0, and models/m0 is not there: run `dvc checkout`"):
+    with pytest.raises(InputError, match="^cream-m2 is an adapter over m0, which is not there: run `make repro`, or"):
         folder_of(PARAMS, "cream-m2", root)
 
 
 def test_a_model_that_is_not_there_is_told_from_those_that_are(root, tmp_path):
     assert folder_of(PARAMS, "m1", root) == root / "models" / "m1"
     for name in ("cream-m2", "reward", "../m0", ""):  # of these, cream-m2 is one of the run that is not made yet
-        with pytest.raises(InputError, match=f"^there is no model '{name}': set MODEL to one of m0, m1$"):
+        with pytest.raises(InputError, match=f"^there is no model '{name}': name one of m0, m1$"):
             folder_of(PARAMS, name, root)
     with pytest.raises(InputError, match="^there is no model 'm1': run `make repro`, or `dvc pull` from a remote$"):
         folder_of(PARAMS, "m1", tmp_path / "elsewhere")

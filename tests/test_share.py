@@ -146,7 +146,7 @@ print(tokens.tolist())
     "name, adapter, says",
     [
         ("cream-m3", True, "cream-m3 is a whole model and no adapter: leave ADAPTER out"),
-        ("cream-m9", False, "there is no model 'cream-m9': set MODEL to one of m0, m1, cream-m2, cream-m3"),
+        ("cream-m9", False, "there is no model 'cream-m9': name one of m0, m1, cream-m2, cream-m3"),
         ("m1", True, "M0 of this run is not on the Hub as it is, so m1 needs it merged in: leave ADAPTER out"),
     ],
 )
@@ -161,7 +161,9 @@ def test_a_model_that_no_longer_fits_its_parameters_is_refused(root):
     """By DVC itself, on one stage that stands for all: its code may change, its parameters and what it wrote may not."""
     stage = {"cmd": "python3 code.py", "deps": ["code.py"], "params": ["dpo"], "outs": ["models/m0"]}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"evaluate-start": {"foreach": {"m0": {}}, "do": stage}}}))
-    (root / "code.py").write_text("from pathlib import Path; Path('models/m0').mkdir(); Path('models/m0/w').write_text('1')")
+    (root / "code.py").write_text(
+        "from pathlib import Path; Path('models/m0').mkdir(); Path('models/m0/w').write_text('1')"
+    )
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     assert changed_since(["m0"], root) == []  # not made by DVC
     for command in ("init --no-scm", "repro"):
@@ -171,7 +173,9 @@ def test_a_model_that_no_longer_fits_its_parameters_is_refused(root):
     (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "dpo": {"beta": 0.2}}))
     (root / "models" / "m0" / "w").unlink()
     (root / "models" / "m0" / "w").write_text("2")
-    with pytest.raises(InputError, match=r"^dpo, models/m0 changed since m0 was made and evaluated, so its card would be"):
+    with pytest.raises(
+        InputError, match=r"^dpo, models/m0 changed since m0 was made and evaluated, so its card would be"
+    ):
         share(PARAMS, "m0", root)
 
 
@@ -191,8 +195,20 @@ def with_results(root):
     question = {"task": "sums", "choices": None, "answer": "68", "finish_reason": "stop"}
     answers = [
         {"id": "q1", "question": "23+45=", "response": "Answer: 68", "correct": True, "sampled_correct": [True, False]},
-        {"id": "q2", "question": "23+45= and more", "response": "Answer: 68", "correct": True, "sampled_correct": [True, True]},
-        {"id": "q3", "question": "24+45=", "response": "```\n# Licence\nnone", "correct": False, "sampled_correct": [False, False]},
+        {
+            "id": "q2",
+            "question": "23+45= and more",
+            "response": "Answer: 68",
+            "correct": True,
+            "sampled_correct": [True, True],
+        },
+        {
+            "id": "q3",
+            "question": "24+45=",
+            "response": "```\n# Licence\nnone",
+            "correct": False,
+            "sampled_correct": [False, False],
+        },
     ]
     write_rows(root / "data" / "answers" / "cream-m3.jsonl", [{**question, **row} for row in answers])
     test = [{**question, "id": row["id"], "question": row["question"], "instruction": ""} for row in answers]
@@ -221,18 +237,28 @@ def test_the_card_tells_the_lineage_and_the_numbers(root):
     assert (found.dataset_name, found.metric_type, found.metric_value) == ("sums", "accuracy", 0.7)
     assert card.data.license == "mit" and "MIT, as the code that made it." in card.text
     settings = yaml.safe_load(card.text.split("```yaml")[1].split("```")[0])
-    assert settings["dpo"] == PARAMS["dpo"] and settings["rank"] == PARAMS["rank"] and settings["train"] == PARAMS["train"]
+    assert (
+        settings["dpo"] == PARAMS["dpo"] and settings["rank"] == PARAMS["rank"] and settings["train"] == PARAMS["train"]
+    )
 
 
 def test_the_card_tells_the_mean_over_seeds(root):
     with_results(root)
-    accuracies = {"m0": [0.1, 0.1, 0.1], "m1": [0.5, 0.6, 0.55], "cream-m2": [0.5, 0.7, 0.6], "cream-m3": [0.6, 0.8, 0.76]}
+    accuracies = {
+        "m0": [0.1, 0.1, 0.1],
+        "m1": [0.5, 0.6, 0.55],
+        "cream-m2": [0.5, 0.7, 0.6],
+        "cream-m3": [0.6, 0.8, 0.76],
+    }
     rows = ["profile,settings,seed,model,method,accuracy"]
     for model, values in accuracies.items():
         label = label_of(PARAMS, model)
-        rows += [f"default,{settings_digest(PARAMS)},{seed},{model},{label},{value}" for seed, value in enumerate(values, 1)]
+        rows += [
+            f"default,{settings_digest(PARAMS)},{seed},{model},{label},{value}" for seed, value in enumerate(values, 1)
+        ]
     (root / "results" / "seeds.csv").write_text("\n".join(rows) + "\n")
     found = cells(card_of(PARAMS, "cream-m3", 1, root).text, "cream-m3", "Results")
+    assert cells(card_of(PARAMS, "m1", 1, root).text, "m0", "Results")[3] == "10.0"
     low, high = stats.t.interval(0.95, 2, 0.72, stats.sem([0.6, 0.8, 0.76]))
     assert found[3] == f"72.0 ({100 * low:.1f} to {100 * high:.1f})"
     low, high = stats.t.interval(0.95, 2, 0.17, stats.sem([0.1, 0.2, 0.21]))

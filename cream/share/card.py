@@ -77,9 +77,11 @@ def source_of(params):
 
 def made_of(params, model, root):
     """What made a model of the lineage: its start, the method, and the number and the mean C of its pairs."""
-    pairs = _result(root, "pairs", model) if model in params["train"] else {}
-    method = results.method_of(params, model) if model in params["train"] else None
-    return {"model": model, "start": start_of(params, model), "method": method, "pairs": pairs.get("pairs"), "C": pairs.get("C")}
+    found = {"model": model, "start": start_of(params, model)}
+    if model in params["train"]:
+        pairs = _result(root, "pairs", model)
+        found |= {"method": results.method_of(params, model), "pairs": pairs.get("pairs"), "C": pairs.get("C")}
+    return found
 
 
 def settings_of(params, lineage):
@@ -156,8 +158,9 @@ def licence_of(params, root):
     if kind in ("scratch", "embedded"):
         return {"license": "mit" if kind == "scratch" else "apache-2.0"}
     try:
-        local = Path(root, base).expanduser() / "README.md"
-        data = ModelCard.load(hf_hub_download(base, "README.md", revision=revision) if kind == "hub" else local).data
+        there = Path(root, base).expanduser() / "README.md"
+        path = hf_hub_download(base, "README.md", revision=revision) if kind == "hub" else there
+        data = ModelCard.load(path, ignore_metadata_errors=True).data
     except (OSError, ValueError, yaml.YAMLError, httpx.HTTPError):
         return {}
     found = {key: data.get(key) for key in ("license", "license_name", "license_link")}
@@ -199,7 +202,8 @@ def _answers(model, root):
 def _percent(value, low=None, high=None):
     if value != value:
         return "–"
-    text = f"{100 * value:.1f}" + (f" ({100 * low:.1f} to {100 * high:.1f})" if low is not None else "")
+    known = low is not None and low < high  # M0's accuracy is the same in all seeds
+    text = f"{100 * value:.1f}" + (f" ({100 * low:.1f} to {100 * high:.1f})" if known else "")
     return text.replace("-", "−")
 
 

@@ -46,18 +46,18 @@ def turn_ids(tokenizer, turns):
     if chat._takes_parts(tokenizer):
         turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
     settings = {**dict.fromkeys(chat.THINKING, False), "strftime_now": chat.DAY.strftime}
-    return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, **settings)["input_ids"])
+    return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, **settings).input_ids)
 
 
 def folder_of(params, model, root="."):
     """The folder of a model of this run; an InputError that lists those there are, where it is none of them."""
     there = [name for name in models_of(params) if Path(root, "models", name).is_dir()]
     if model not in there:
-        others = f"set MODEL to one of {', '.join(there)}" if there else "run `make repro`, or `dvc pull` from a remote"
+        others = f"name one of {', '.join(there)}" if there else "run `make repro`, or `dvc pull` from a remote"
         raise InputError(f"there is no model {model!r}: {others}")
     folder = Path(root, "models", model)
     if not base_of(folder).is_dir():
-        raise InputError(f"{model} is an adapter over m0, and models/m0 is not there: run `dvc checkout` or `make repro`")
+        raise InputError(f"{model} is an adapter over m0, which is not there: run `make repro`, or `dvc pull` from a remote")
     return folder
 
 
@@ -72,9 +72,9 @@ def main():
 
 def talk(params, models):
     """Prints the answer of each model to what the user writes, until an empty line or the end of the input."""
-    settings = {"dtype": dtype_of(params["precision"]), "max_new_tokens": params["sampling"]["max_new_tokens"]}
-    conversations = {model: Conversation(folder_of(params, model), **settings) for model in models}
-    print(f"Greedy answers of up to {settings['max_new_tokens']} tokens; `new` begins anew, an empty line or Ctrl-D ends.")
+    dtype, most = dtype_of(params["precision"]), params["sampling"]["max_new_tokens"]
+    conversations = {model: Conversation(folder_of(params, model), dtype, most) for model in models}
+    print(f"Greedy answers of up to {most} tokens; `new` begins anew, an empty line or Ctrl-D ends.")
     with suppress(EOFError, KeyboardInterrupt):
         while message := input("you: ").strip().encode(errors="replace").decode():
             for model, conversation in conversations.items():

@@ -106,9 +106,13 @@ def upload(folder, repository):
         address = api.create_repo(repository, exist_ok=True)
         # A model that was shared there before, as an adapter perhaps, leaves nothing of its own.
         replaced = ["*.json", "*.safetensors"]
-        api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message=folder.name, delete_patterns=replaced)
+        api.upload_folder(
+            repo_id=address.repo_id, folder_path=folder, commit_message=folder.name, delete_patterns=replaced
+        )
     except HFValidationError:
-        raise InputError(f"{repository} is no name of a Hub repository: set TO to one, as in TO=name/{folder.name}") from None
+        raise InputError(
+            f"{repository} is no name of a Hub repository: set TO to one, as in TO=name/{folder.name}"
+        ) from None
     except (OSError, httpx.HTTPError) as error:
         raise InputError(
             f"{repository} could not be written to ({first_line(error)}): log in with `hf auth login`, with a token that "
