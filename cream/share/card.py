@@ -202,7 +202,7 @@ def _answers(model, root):
 def _percent(value, low=None, high=None):
     if value != value:
         return "–"
-    known = low is not None and low < high  # M0's accuracy is the same in all seeds
+    known = low is not None and high - low > 1e-9  # M0's accuracy is the same in all seeds
     text = f"{100 * value:.1f}" + (f" ({100 * low:.1f} to {100 * high:.1f})" if known else "")
     return text.replace("-", "−")
 
