@@ -64,6 +64,11 @@ def chat_text(tokenizer, message, reply=None, **switches):
     return _apply(tokenizer, message, reply, tokenize=False, **switches)
 
 
+def turn_ids(tokenizer, turns):
+    """The token ids of a conversation ({role, content} a turn) of which the last turn is the user's."""
+    return list(_apply_to(tokenizer, turns, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+
 def end_of_turn(tokenizer):
     """The id of the token that ends a reply, for SFT, sampling and evaluation alike: the one that the template puts behind
     it, or the tokenizer's end token where that is none. An InputError where there is neither."""
@@ -129,10 +134,14 @@ def _apply(tokenizer, message, reply, **settings):
     turns = [{"role": "user", "content": message}]
     if reply is not None:
         turns.append({"role": "assistant", "content": reply})
+    return _apply_to(tokenizer, turns, add_generation_prompt=reply is None, **settings)
+
+
+def _apply_to(tokenizer, turns, **settings):
     if _takes_parts(tokenizer):
         turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
     settings = {**dict.fromkeys(THINKING, False), "strftime_now": DAY.strftime, **settings}
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=reply is None, **settings)
+    return tokenizer.apply_chat_template(turns, **settings)
 
 
 @_once_a_template

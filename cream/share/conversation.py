@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from cream.data.errors import InputError
-from cream.models import chat
 from cream.models.architectures import context_of
+from cream.models.chat import turn_ids
 from cream.models.loading import base_of, load_model, load_tokenizer
 from cream.models.precision import dtype_of
 from cream.models.sampling import generate
@@ -39,14 +39,6 @@ class Conversation:
         [[response]] = generate(self.model, self.tokenizer, [prompt], **self.settings)
         self.turns = [*turns, {"role": "assistant", "content": response["text"]}]
         return response["text"]
-
-
-def turn_ids(tokenizer, turns):
-    """As `chat.chat_ids`, of several turns ({role, content}), of which the last is the user's."""
-    if chat._takes_parts(tokenizer):
-        turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
-    settings = {**dict.fromkeys(chat.THINKING, False), "strftime_now": chat.DAY.strftime}
-    return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, **settings).input_ids)
 
 
 def folder_of(params, model, root="."):
