@@ -6,7 +6,7 @@ import numpy as np
 import statsmodels.api as sm
 from scipy import stats
 
-from cream.report.statistics import MISSING, paired_difference, ratio, share
+from cream.report.statistics import MISSING, paired_difference, share
 
 # Of a prompt's two verdicts, with the first model's answer shown as A and then as B.
 WIN, LOSS, CONTRADICTIONS = ("A", "B"), ("B", "A"), (("A", "A"), ("B", "B"))
@@ -66,13 +66,13 @@ def length_controlled(outcomes, lengths):
 def position_bias(verdicts):
     """How far the judge goes by position, from the two verdicts of each prompt: {what: share with its 95% interval}.
 
-    "first": of the verdicts that choose an answer, those for the one shown first (intervals bootstrapped over prompts);
-    1/2 without a leaning. "contradictory": of the prompts with two verdicts, those whose verdicts choose the same position.
+    "first": of the verdicts on prompts where both choose an answer, those for the one shown first; 1/2 without a leaning.
+    "contradictory": of the prompts with two verdicts that could be read, those whose verdicts choose the same position.
     """
     read = [pair for pair in verdicts if None not in pair]
-    first, chosen = ([sum(verdict in words for verdict in pair) for pair in read] for words in ("A", "AB"))
+    firsts = [pair.count("A") / 2 for pair in map(tuple, read) if "tie" not in pair]
     return {
-        "first": ratio(first, chosen, range(len(read))) if read else MISSING,
+        "first": win_rate(firsts),
         "contradictory": share(sum(kind(pair) == "contradictory" for pair in read), len(read)),
     }
 
