@@ -3,25 +3,30 @@
 import contextlib
 import json
 import math
+import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
 from scipy import optimize, stats
 from test_rankers import always, joining_tokenizer
 from tiny_model import tiny_model
 
 from cream.data.comparisons import read_questions
 from cream.data.errors import InputError
-from cream.data.files import write_rows
+from cream.data.files import read_rows, write_rows
 from cream.models import judge as judging
 from cream.models.judge import AGAIN, PROMPT, ask_once, judge_named, read_verdict, verdicts
 from cream.models.loading import save_model
 from cream.report.arena import kind, length_controlled, outcome, position_bias, stacked, win_rate
 
+ROOT = Path(__file__).parents[1]
 KEY = "sk-a-secret-of-this-test"
 
 # Statistics
@@ -398,3 +403,41 @@ def test_a_local_judge_that_has_changed_is_another(tmp_path):
 def test_the_prompt_holds_what_is_judged():
     text = PROMPT.format(question="Who {is} it?", a="{a}", b="He.")
     assert text.index("Who {is} it?") < text.index("{a}") < text.index("He.") and answers_in(text) == ("{a}", "He.")
+
+
+# The page
+
+
+def run_page(folder, model, tokenizer, address):
+    """The notebook as it ran in a folder laid out like a run, where m1 and m2 are different toy models."""
+    (folder / "notebooks").mkdir()
+    shutil.copy(ROOT / "profiles" / "test.yaml", folder / "params.yaml")
+    for name, one in {"m1": model, "m2": tiny_model(len(tokenizer), seed=1)}.items():
+        save_model(one, tokenizer, folder / "models" / name)
+    write_rows(folder / "some.jsonl", [{"question": f"<script>{i}</script>", "task": "ab"[i % 2]} for i in range(12)])
+    notebook = nbformat.read(ROOT / "notebooks" / "17_arena.ipynb", as_version=4)
+    given = dict(first="m2", second="m1", prompts="some.jsonl", count="10", judge=address, judge_model="", seed="1")
+    notebook.cells[1].source = "\n".join(f"{name} = {value!r}" for name, value in given.items())
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"import sys\nsys.path.insert(0, {str(ROOT)!r})"))
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder / "notebooks")}}).execute()
+    nbformat.write(notebook, folder / "executed.ipynb")
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+
+
+def test_the_page_says_what_was_found_and_nowhere_is_the_key(tmp_path, monkeypatch, model, tokenizer):
+    monkeypatch.setenv("JUDGE_API_KEY", KEY)
+    with endpoint(lambda *_: "Verdict: A") as (address, asked, headers):
+        said = run_page(tmp_path, model, tokenizer, address)
+    found = json.loads((tmp_path / "results/arena/m2-m1.json").read_text())
+    rows = read_rows(tmp_path / "results/arena/m2-m1.jsonl")
+    assert set(headers) == {f"Bearer {KEY}"} and len(asked) == 20
+    assert found["contradictory_count"] == 10 and found["win_rate"]["value"] == 0.5 and found["first_position"]["value"] == 1
+    assert found["judge"]["name"] == "tiny-judge" and found["judge"]["replies_are_of"] == [{"model": "tiny-judge-0726"}]
+    assert [row["verdicts"] for row in rows] == [["A", "A"]] * 10 and {row["outcome"] for row in rows} == {0.5}
+    shown = {tuple(answers_in(message)) for message in asked}
+    assert shown == {tuple(row["answers"][::step]) for row in rows for step in (1, -1)}
+    assert "not clearly apart" in said and "the one shown <b>first</b>" in said
+    assert "<script>" not in said and "&lt;script&gt;" in said
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 10 and not any(KEY.encode() in path.read_bytes() for path in files)

@@ -28,7 +28,7 @@ KEPT = {
 }
 SINGLE = [
     ("seeds", "several seeds of this run", "seeds.html"),
-    ("preferences", "how often the rewards prefer what people prefer", "preference_accuracy.html"),
+    ("preferences", "how often the rewards prefer the chosen response", "preference_accuracy.html"),
     ("speed", "compared with other ways to sample, score and train", "benchmarks/speed.html"),
     ("engines", "what transformers, Ray and vLLM write to the same prompts", "engines.html"),
     ("architectures", "which model families are tested", "architectures.md"),
