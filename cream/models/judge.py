@@ -117,7 +117,7 @@ def endpoint_judge(address, model=""):
     client = httpx.Client(headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=TIMEOUT)
     send = partial(_send, client, address, key)
     settings = {"temperature": 0, "max_tokens": 512}
-    listed = {entry["id"]: entry for entry in _said(send("GET", "/models"), "data") or []}
+    listed = {_said(entry, "id"): entry for entry in _said(send("GET", "/models"), "data") or []}
     names = list(listed)
     if not model and len(names) != 1:
         raise InputError(f"the judge at {address} has {len(names)} models: name one in JUDGE_MODEL ({', '.join(names[:5])})")
@@ -168,12 +168,12 @@ def ask_once(judge, messages, kept):
     path = Path(kept, re.sub(r"[^\w.-]+", "-", judge.about["name"]) + ".jsonl")
     found = _replies_in(path)
     missing = {key: message for key, message in zip(keys, messages) if key not in found}
+    asked = list(missing)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file, tqdm(total=len(missing), desc="judging", unit="verdict", disable=not missing) as bar:
         for number, reply in judge.ask(list(missing.values())) if missing else ():
-            key = list(missing)[number]
-            found[key] = reply
-            file.write(f"\n{json.dumps({'key': key, **reply})}")  # on a line of its own, even behind half a one
+            found[asked[number]] = reply
+            file.write(f"\n{json.dumps({'key': asked[number], **reply})}")  # on a line of its own, even behind half a one
             file.flush()
             bar.update()
     return [found[key] for key in keys]
