@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help repro seeds sweep profile bench bench-gpu chat share test check vllm-cpu lab
+.PHONY: help repro seeds sweep profile bench bench-gpu arena preference-accuracy chat share test check vllm-cpu lab
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -55,7 +55,7 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...)
 	done
 	dvc repro --single-item --force index
 
-a_count = case "$(1)" in ''|0*|*[!0-9]*) echo "make $@: N is '$(1)': give a positive integer, as in make $@ N=3" >&2; exit 1;; esac
+a_count = case "$(1)" in ''|0*|*[!0-9]*) echo "make $@: $(or $(2),N) is '$(1)': give a positive integer, as in make $@ $(or $(2),N)=3" >&2; exit 1;; esac
 # They run committed code: what shapes a result must have no changes, nor the parameter file where runs are compared.
 committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || \
 	{ echo "make $@: runs are made of committed code: make this folder a git repository and commit" >&2; exit 1; }; \
@@ -70,6 +70,23 @@ bench: .venv/ready  ## time sampling, scoring and training against the ordinary 
 bench-gpu: .venv/ready  ## the same on a GPU, in each precision, with a Llama of 8 billion random weights; minutes
 	python benchmarks/gpu.py
 	python -m cream.pipeline.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
+	dvc repro --single-item --force index
+
+# JUDGE: the folder of a model, a Hub id with its commit, or the address of an endpoint (JUDGE_MODEL=name, and its key in
+# JUDGE_API_KEY in the environment). PROMPTS=file, COUNT=200 and SEED=1 are the questions.
+arena: .venv/ready  ## two models answer, a JUDGE compares: FIRST=cream-m3 SECOND=m1 JUDGE=models/m1 -> reports/arena/
+	@test -n "$(FIRST)" -a -n "$(SECOND)" -a -n "$(JUDGE)" || \
+		{ echo "make arena: name two models and a judge, as in make arena FIRST=cream-m3 SECOND=m1 JUDGE=models/m1" >&2; exit 1; }
+	@$(call a_count,$(or $(COUNT),1),COUNT)
+	@$(call a_count,$(or $(SEED),1),SEED)
+	python -m cream.pipeline.stage --no-input notebooks/17_arena.ipynb reports/arena/$(FIRST)-$(SECOND).html first=$(FIRST) second=$(SECOND) \
+		judge=$(JUDGE) $(JUDGE_MODEL:%=judge_model=%) $(PROMPTS:%=prompts=%) $(COUNT:%=count=%) $(SEED:%=seed=%)
+	dvc repro --single-item --force index
+
+preference-accuracy: FILE =
+preference-accuracy: .venv/ready  ## how often each model's reward prefers the chosen response of the pairs in FILE
+	@test -n "$(FILE)" || { echo "make preference-accuracy: FILE is empty: name a file of pairs, as in FILE=pairs.jsonl" >&2; exit 1; }
+	python -m cream.pipeline.stage --no-input notebooks/18_preference_accuracy.ipynb reports/preference_accuracy.html file=$(FILE)
 	dvc repro --single-item --force index
 
 chat: .venv/ready  ## talk to MODEL=cream-m3 of the run in the terminal, or to two: MODEL="m1 cream-m3"

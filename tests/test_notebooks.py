@@ -7,7 +7,7 @@ import sys
 import pytest
 from test_pipeline import NOTEBOOKS, ROOT, copy, finished, run  # noqa: F401  two are fixtures
 
-from cream.data.files import write_json
+from cream.data.files import write_json, write_rows
 
 MEASURED = {
     "about": {"machine": "a test", "prompts": 1},
@@ -52,5 +52,7 @@ def test_notebook_runs_as_in_jupyter(folder, notebook):
         (folder / "reports" / "benchmarks").mkdir()
         (folder / "reports" / "benchmarks" / "speed.json").write_text(json.dumps(MEASURED | {"growth": [GROWN]}))
         shutil.copy(ROOT / "reports" / "benchmarks" / "gpu.json", folder / "reports" / "benchmarks")
+    if notebook == "18_preference_accuracy.ipynb":
+        write_rows(folder / "data" / "preferences.jsonl", [{"prompt": "1+1=", "chosen": "2", "rejected": "3"}])
     command = ["env", f"JUPYTER_PATH={folder}", sys.executable, "-m", "cream.pipeline.warm", "pytest"]
     run(folder, *command, "--nbval-lax", "--nbval-kernel-name=warm", "-p", "no:cacheprovider", f"notebooks/{notebook}")

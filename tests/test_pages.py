@@ -43,12 +43,13 @@ def test_a_long_page_lists_its_headings():
 
 def test_the_index_lists_what_is_kept(tmp_path):
     assert pages.kept_pages(tmp_path) == dict.fromkeys(pages.KEPT, {})
-    for file in "seeds.html sweeps/b.html sweeps/a.html methods/benchmark.html methods/seeds.html stages/m1.html".split():
+    for file in "seeds.html sweeps/b.html sweeps/a.html arena/b-m1.html arena/a-m1.html methods/benchmark.html methods/seeds.html stages/m1.html".split():
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
     found = pages.kept_pages(tmp_path)
     assert found["seeds"] == {"several seeds of this run": "seeds.html"} and found["speed"] == {}
     assert found["sweeps"] == {"a": "sweeps/a.html", "b": "sweeps/b.html"}
+    assert found["arena"] == {"a-m1": "arena/a-m1.html", "b-m1": "arena/b-m1.html"} and found["preferences"] == {}
     assert found["profiles"] == {"methods: accuracy": "methods/benchmark.html", "methods: seeds": "methods/seeds.html"}
 
 

@@ -69,26 +69,34 @@ def chance(rows, seed):
     return torch.tensor([drawn(row) for row in rows])
 
 
-@torch.inference_mode()
 def judge(model, tokenizer, rows):
     """LLM-as-a-judge: the expected score, sum_k k p_k / sum_k p_k in [0, 5], of "Score: k" as the model's next words.
 
     p_k is the probability of the digit k. Where the six have less than 1/2 together, the model would have written
     something else: it has given no score, and the result is NaN, to be counted and not guessed.
     """
-    lead, digits = _score_tokens(tokenizer)
-    prompts = [
-        chat_ids(tokenizer, JUDGE_PROMPT.format(question=user_message(row), response=response["text"])) + lead
+    messages = [
+        JUDGE_PROMPT.format(question=user_message(row), response=response["text"])
         for row in rows
         for response in row["responses"]
     ]
-    logps = response_logprobs(
-        model, [prompt for prompt in prompts for _ in digits], digits * len(prompts), progress="judging"
-    )
-    p = logps.cpu().exp().view(len(rows), -1, len(digits))
+    p = next_words(model, tokenizer, messages, [f"Score: {k}" for k in SCORES], progress="judging")
+    p = p.view(len(rows), -1, len(SCORES))
     given = p.sum(dim=-1)
     expected = (p * torch.tensor(SCORES)).sum(dim=-1) / given
     return expected.where(given >= 0.5, math.nan)
+
+
+@torch.inference_mode()
+def next_words(model, tokenizer, messages, texts, progress=None):
+    """The probability that the model's reply to each message goes on with each of the texts, once it has written what they
+    begin with alike, `[messages, texts]`, fp32 on the CPU: one forward pass a message, and nothing is sampled."""
+    lead, ends = _beginning_and_ends(tokenizer, texts)
+    prompts = [chat_ids(tokenizer, message) + lead for message in messages]
+    logps = response_logprobs(
+        model, [prompt for prompt in prompts for _ in ends], ends * len(prompts), progress=progress
+    )
+    return logps.cpu().exp().view(len(messages), len(texts))
 
 
 @torch.inference_mode()
@@ -114,11 +122,11 @@ def reward_model_scores(model, tokenizer, rows):
     return torch.tensor([scores[ids] for ids in conversations]).view(len(rows), -1)
 
 
-def _score_tokens(tokenizer):
-    """The tokens that "Score: 0" ... "Score: 5" begin with alike, and the six different ends.
+def _beginning_and_ends(tokenizer, texts):
+    """The tokens that texts such as "Score: 0" ... "Score: 5" begin with alike, and their different ends.
 
     Tokenised as a whole and then compared, because a tokenizer may join the space to the digit.
     """
-    whole = [tokenizer(f"Score: {k}", add_special_tokens=False)["input_ids"] for k in SCORES]
+    whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     alike = next(i for i, tokens in enumerate(zip(*whole)) if len(set(tokens)) > 1)
     return whole[0][:alike], [ids[alike:] for ids in whole]

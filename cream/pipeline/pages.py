@@ -20,12 +20,15 @@ KEPT = {
     "seeds": "make seeds N=5",
     "sweeps": 'make sweep SET="dpo.sft_weight=0,0.1,1" N=3',
     "profiles": "make profile NAME=methods",
+    "arena": "make arena FIRST=cream-m3 SECOND=m1 JUDGE=models/m1",
+    "preferences": "make preference-accuracy FILE=pairs.jsonl",
     "speed": "make bench",
     "engines": "python -m cream.pipeline.stage notebooks/14_engines.ipynb reports/engines.html",
     "architectures": "python tests/architectures.py",
 }
 SINGLE = [
     ("seeds", "several seeds of this run", "seeds.html"),
+    ("preferences", "how often the rewards prefer the chosen response", "preference_accuracy.html"),
     ("speed", "compared with other ways to sample, score and train", "benchmarks/speed.html"),
     ("engines", "what transformers, Ray and vLLM write to the same prompts", "engines.html"),
     ("architectures", "which model families are tested", "architectures.md"),
@@ -69,6 +72,7 @@ def kept_pages(reports):
     for kind, text, file in SINGLE:
         found[kind] |= {text: file} if (reports / file).exists() else {}
     found["sweeps"] = {page.stem: f"sweeps/{page.name}" for page in sorted(reports.glob("sweeps/*.html"))}
+    found["arena"] = {page.stem: f"arena/{page.name}" for page in sorted(reports.glob("arena/*.html"))}
     for folder in sorted(page.parent.name for page in reports.glob("*/benchmark.html")):
         names = (name for name in ("consistency", "benchmark", "seeds") if (reports / folder / f"{name}.html").exists())
         found["profiles"] |= {f"{folder}: {RUN.get(name, 'Seeds').lower()}": f"{folder}/{name}.html" for name in names}
