@@ -1,6 +1,7 @@
 """Toy objects for the tests, built in memory: a random two-layer model and a tokenizer of single characters."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,23 @@ def warm():
         del os.environ["CREAM_WARM"]
         server.terminate()
         server.wait()
+
+
+@pytest.fixture
+def run_stage(tmp_path, warm):
+    """A function that runs a notebook as a stage in a folder that is laid out like a run: its end and its page."""
+    root, page = Path(__file__).parents[1], tmp_path / "reports" / "page.html"
+    (tmp_path / "cream").symlink_to(root / "cream")
+    shutil.copytree(root / "notebooks", tmp_path / "notebooks")
+    shutil.copy(root / "profiles" / "test.yaml", tmp_path / "params.yaml")
+
+    def run(notebook, **given):
+        command = [sys.executable, "-m", "cream.pipeline.stage", "--no-input", f"notebooks/{notebook}.ipynb", str(page)]
+        command += [f"{name}={value}" for name, value in given.items()]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return done, page.read_text(encoding="utf-8") if done.returncode == 0 else ""
+
+    return run
 
 
 @pytest.fixture(scope="module")

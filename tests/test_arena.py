@@ -3,17 +3,14 @@
 import contextlib
 import json
 import math
-import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from nbclient import NotebookClient
 from scipy import optimize, stats
 from test_rankers import always, joining_tokenizer
 from tiny_model import tiny_model
@@ -408,27 +405,15 @@ def test_the_prompt_holds_what_is_judged():
 # The page
 
 
-def run_page(folder, model, tokenizer, address):
-    """The notebook as it ran in a folder laid out like a run, where m1 and m2 are different toy models."""
-    (folder / "notebooks").mkdir()
-    shutil.copy(ROOT / "profiles" / "test.yaml", folder / "params.yaml")
-    for name, one in {"m1": model, "m2": tiny_model(len(tokenizer), seed=1)}.items():
-        save_model(one, tokenizer, folder / "models" / name)
-    write_rows(folder / "some.jsonl", [{"question": f"<script>{i}</script>", "task": "ab"[i % 2]} for i in range(12)])
-    notebook = nbformat.read(ROOT / "notebooks" / "17_arena.ipynb", as_version=4)
-    given = dict(first="m2", second="m1", prompts="some.jsonl", count="10", judge=address, judge_model="", seed="1")
-    notebook.cells[1].source = "\n".join(f"{name} = {value!r}" for name, value in given.items())
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"import sys\nsys.path.insert(0, {str(ROOT)!r})"))
-    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder / "notebooks")}}).execute()
-    nbformat.write(notebook, folder / "executed.ipynb")
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return "".join(output.get("data", {}).get("text/html", "") for output in outputs)
-
-
-def test_the_page_says_what_was_found_and_nowhere_is_the_key(tmp_path, monkeypatch, model, tokenizer):
+def test_the_page_says_what_was_found_and_nowhere_is_the_key(tmp_path, monkeypatch, run_stage, model, tokenizer):
+    """m1 and m2 are different toy models."""
     monkeypatch.setenv("JUDGE_API_KEY", KEY)
+    for name, one in {"m1": model, "m2": tiny_model(len(tokenizer), seed=1)}.items():
+        save_model(one, tokenizer, tmp_path / "models" / name)
+    write_rows(tmp_path / "some.jsonl", [{"question": f"<script>{i}</script>", "task": "ab"[i % 2]} for i in range(12)])
     with endpoint(lambda *_: "Verdict: A") as (address, asked, headers):
-        said = run_page(tmp_path, model, tokenizer, address)
+        done, said = run_stage("17_arena", first="m2", second="m1", prompts="some.jsonl", count=10, judge=address)
+    assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results/arena/m2-m1.json").read_text())
     rows = read_rows(tmp_path / "results/arena/m2-m1.jsonl")
     assert set(headers) == {f"Bearer {KEY}"} and len(asked) == 20

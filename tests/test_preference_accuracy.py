@@ -1,15 +1,10 @@
 """notebooks/18_preference_accuracy.ipynb next to toy models, against plain forward passes; and the files it refuses."""
 
 import json
-import shutil
-from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 import torch
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 from tiny_model import tiny_model
 
 from cream.data.comparisons import read_preferences
@@ -18,7 +13,7 @@ from cream.data.files import write_rows
 from cream.models.loading import load_model, save_model
 from cream.report.arena import win_rate
 
-ROOT = Path(__file__).parents[1]
+NOTEBOOK = "18_preference_accuracy"
 TEXTS = ["blue", "a long and winding answer", "no", "maybe so", "1 + 1 = 2", "<b>bold</b>", "yes, it is", "it is not so"]
 # Four are length-matched (with the end token within a tenth of the longer): the last two of each subset.
 PAIRS = [
@@ -28,25 +23,6 @@ PAIRS = [
     )
 ]
 LONG = {"prompt": "why?", "chosen": "because " * 40, "rejected": "no", "subset": "odd"}
-
-
-@pytest.fixture
-def run(tmp_path):
-    """A folder laid out like a run, without its models, and a function that runs the notebook there."""
-    (tmp_path / "notebooks").mkdir()
-    shutil.copy(ROOT / "profiles" / "test.yaml", tmp_path / "params.yaml")
-    notebook = nbformat.read(ROOT / "notebooks" / "18_preference_accuracy.ipynb", as_version=4)
-
-    def run(rows):
-        write_rows(tmp_path / "data/preferences.jsonl", rows)
-        notebook.cells.insert(0, nbformat.v4.new_code_cell(f"import sys\nsys.path.insert(0, {str(ROOT)!r})"))
-        where = {"metadata": {"path": str(tmp_path / "notebooks")}}
-        NotebookClient(notebook, kernel_name="python3", resources=where).execute()
-        outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-        said = "".join(output.get("data", {}).get("text/html", "") for output in outputs)
-        return json.loads((tmp_path / "results/preference_accuracy.json").read_text()), said
-
-    return tmp_path, run
 
 
 def naive(folder, tokenizer, pair):
@@ -61,13 +37,16 @@ def naive(folder, tokenizer, pair):
     return sums
 
 
-def test_it_agrees_with_plain_forward_passes(run, model, tokenizer):
-    folder, run = run
+def test_it_agrees_with_plain_forward_passes(tmp_path, run_stage, model, tokenizer):
+    folder = tmp_path
     save_model(model, tokenizer, folder / "models/m0")
     save_model(model, tokenizer, folder / "models/cream-m2")  # the same: its reward is 0 everywhere
     other = tiny_model(len(tokenizer), seed=1)
     save_model(other, tokenizer, folder / "models/m1")
-    found, said = run([*PAIRS, LONG])
+    write_rows(folder / "pairs.jsonl", [*PAIRS, LONG])
+    done, said = run_stage(NOTEBOOK, file="pairs.jsonl")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "results/preference_accuracy.json").read_text())
 
     m0, m1 = ([naive(folder / "models" / name, tokenizer, pair) for pair in PAIRS] for name in ("m0", "m1"))
     reward = [(a - c) > (b - d) for (a, b), (c, d) in zip(m1, m0)]
@@ -89,14 +68,14 @@ def test_it_agrees_with_plain_forward_passes(run, model, tokenizer):
     assert "12 pairs" in said and "1 more are left out" in said and "&lt;even&gt; (6)" in said and "<even>" not in said
 
 
-def test_without_models_or_with_pairs_too_long_it_says_so(run, model, tokenizer):
-    folder, run = run
-    with pytest.raises(CellExecutionError, match="models/ holds no run: make one with `make repro`"):
-        run(PAIRS)
+def test_without_models_or_with_pairs_too_long_it_says_so(tmp_path, run_stage, model, tokenizer):
+    write_rows(tmp_path / "pairs.jsonl", [LONG])
+    done, _ = run_stage(NOTEBOOK, file="pairs.jsonl")
+    assert "models/ holds no run: make one with `make repro`" in done.stderr
     for name in ("m0", "m1"):
-        save_model(model, tokenizer, folder / "models" / name)
-    with pytest.raises(CellExecutionError, match="longer than the 256 tokens that the models read"):
-        run([LONG])
+        save_model(model, tokenizer, tmp_path / "models" / name)
+    done, _ = run_stage(NOTEBOOK, file="pairs.jsonl")
+    assert "longer than the 256 tokens that the models read" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
