@@ -68,7 +68,6 @@ def test_two_processes_train_the_model_that_one_trains(folder, tokenizer, archit
 
 
 def test_two_processes_fine_tune_the_adapter_that_one_does(folder):
-    """And without an adapter: see test_pipeline.py."""
     rows, settings = EXAMPLES * 4, {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8}  # micro-batches of 4 in both
     one, two = (
         train_model(folder / "m0", folder / name, folder.parent / f"{name}.csv", rows, settings, seed=3, lora=LORA, launch=command)

@@ -294,31 +294,40 @@ def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tm
     shutil.copytree(finished, folder, symlinks=True)
     params = (folder / "params.yaml").read_text()
     launch = "accelerate launch --config_file launch/ddp.yaml --num_processes 2 --main_process_port 0"
-    (folder / "params.yaml").write_text(
-        params.replace("scale: {workers: 1, launch: null}", f"scale: {{workers: 2, launch: {launch}}}")
-    )
+    params = params.replace("scale: {workers: 1, launch: null}", f"scale: {{workers: 2, launch: {launch}}}")
+    (folder / "params.yaml").write_text(params)
     status = run(folder, "dvc", "status", "sample", "rank", "pairs", "train", "evaluate", "sft", "base", "--json")
     assert not status.stdout.strip("{}\n")
+    (folder / "params.yaml").write_text(params.replace("samples: 2", "samples: 0"))  # of the answers, the greedy ones alone
     for notebook, argument in (
-        ("03_sft", None),
         ("04_sample", "policy=m1"),
         ("05_rank", "policy=m1"),
         ("05b_pairs", "model_name=cream-m2"),
         ("06_train", "model_name=cream-m2"),
         ("07_evaluate", "model_name=cream-m2"),
     ):
-        command = [sys.executable, "-m", "cream.pipeline.stage", f"notebooks/{notebook}.ipynb", "page.html"]
-        run(folder, *command, *([argument] if argument else []))
-    for file in ("data/samples/m1.jsonl", "data/answers/cream-m2.jsonl"):
-        assert read_rows(folder / file) == read_rows(finished / file)
+        run(folder, sys.executable, "-m", "cream.pipeline.stage", f"notebooks/{notebook}.ipynb", "page.html", argument)
+    assert read_rows(folder / "data/samples/m1.jsonl") == read_rows(finished / "data/samples/m1.jsonl")
+    answers = (read_rows(place / "data/answers/cream-m2.jsonl") for place in (folder, finished))
+    for ours, theirs in zip(*answers, strict=True):
+        assert ours.pop("sampled_correct") == [] and len(theirs.pop("sampled_correct")) == 2
+        assert ours == theirs
     pairs = (read_rows(place / "data/pairs/cream-m2.jsonl") for place in (folder, finished))
     for ours, theirs in zip(*pairs, strict=True):
         logps = ("ref_chosen_logps", "ref_rejected_logps")
         assert [ours.pop(name) for name in logps] == pytest.approx([theirs.pop(name) for name in logps], abs=1e-4)
         assert ours == theirs
-    for model in ("m1", "cream-m2"):
-        ours, theirs = (load_file(place / "models" / model / "model.safetensors") for place in (folder, finished))
-        assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-4
+    ours, theirs = (load_file(place / "models" / "cream-m2" / "model.safetensors") for place in (folder, finished))
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-4
+
+
+def test_sft_is_started_by_the_launcher_too(finished, tmp_path):
+    folder = tmp_path / "launched"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".git", ".dvc"))
+    params = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(params.replace("launch: null", 'launch: "false"'))
+    done = run(folder, sys.executable, "-m", "cream.pipeline.stage", "notebooks/03_sft.ipynb", "page.html", check=False)
+    assert done.returncode == 1 and "training by `false" in done.stderr
 
 
 def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):

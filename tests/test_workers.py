@@ -13,7 +13,6 @@ from cream.data.errors import InputError
 from cream.models import workers
 from cream.models.loading import save_model
 from cream.models.logprobs import score
-from cream.models.sampling import sample
 from cream.models.workers import spread, work_on
 
 ROOT = Path(__file__).parents[1]
@@ -31,16 +30,7 @@ def cluster(ray_address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", ray_address)
 
 
-def test_two_workers_write_what_one_process_does(folder, monkeypatch):
-    """On this machine, by a cluster that lasts as long as the work."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the workers
-    settings = dict(responses=3, temperature=1.0, top_p=0.9, max_new_tokens=8, seed=5, chunk=5)
-    one, two = (sample(folder, PROMPTS, workers=workers, **settings) for workers in (1, 2))
-    assert two == one
-    assert len({tuple(row["tokens"]) for row in one[0] + one[5]}) > 3  # no two chunks draw alike
-
-
+# Two workers that write: test_two_workers_and_two_processes_make_the_same_rows_and_model in test_pipeline.py.
 def test_two_workers_score_what_one_process_does(folder, make_model, tokenizer, cluster):
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
     tokens = [[6 + (5 * i + k) % 80 for k in range(1 + i % 8)] for i in range(len(prompts))]
@@ -56,27 +46,6 @@ def test_two_workers_score_what_one_process_does(folder, make_model, tokenizer, 
 
 
 # The functions below are made in the tests, so that Ray hands over their code and a worker need not import this file.
-
-
-def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path, cluster):
-    died = tmp_path / "died"
-
-    def squares():
-        """Squares numbers; whoever comes to 7 first is killed at it, as by a machine that goes down."""
-
-        def work(number):
-            if number == 7 and not died.exists():
-                died.write_text(str(os.getpid()))
-                os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(0.5)  # so that no worker does all of them
-            return [number**2, os.getpid()]
-
-        return work
-
-    results = work_on(squares, range(24), workers=2, progress="squares")
-    assert [square for square, _ in results] == [number**2 for number in range(24)]
-    processes, killed = {process for _, process in results}, int(died.read_text())
-    assert results[7][1] != killed and len(processes - {killed}) >= 2  # another took its place
 
 
 def test_bad_input_that_a_worker_meets_is_one_sentence_here(cluster):
@@ -96,6 +65,30 @@ def test_bad_input_that_a_worker_meets_is_one_sentence_here(cluster):
     assert str(error.value) == "row 2 is wrong: mend it" and error.value.__cause__ is None
     made = workers._Worker(refuse)({"number": 0, "chunk": "1"})  # as Ray calls it
     assert made == {"number": 0, "result": "", "refusal": "the model is wrong: mend it"}
+
+
+def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path, monkeypatch):
+    """In a cluster of this machine that lasts as long as the work."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the workers
+    died = tmp_path / "died"
+
+    def squares():
+        """Squares numbers; whoever comes to 7 first is killed at it, as by a machine that goes down."""
+
+        def work(number):
+            if number == 7 and not died.exists():
+                died.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.5)  # so that no worker does all of them
+            return [number**2, os.getpid()]
+
+        return work
+
+    results = work_on(squares, range(24), workers=2, progress="squares")
+    assert [square for square, _ in results] == [number**2 for number in range(24)]
+    processes, killed = {process for _, process in results}, int(died.read_text())
+    assert results[7][1] != killed and len(processes - {killed}) >= 2  # another took its place
 
 
 @pytest.mark.parametrize("gpus, processors, asked", [(0, 4, 5), (2, 64, 3)])
