@@ -31,7 +31,9 @@ MEASURED = {
 GROWN = {"N": 1, "prompts": 1, "longest response": 8, "parameters": 2e6, "measurements": MEASURED["measurements"]}
 
 
-SEVERAL_RUNS = ("12_seeds.ipynb", "16_sweep.ipynb")  # see test_seeds.py
+# Seeds and sweeps are over several runs: see test_seeds.py. Engines need vLLM, and heads larger than the tiny model's: see
+# test_vllm.py.
+ELSEWHERE = ("12_seeds.ipynb", "13_lm_eval.ipynb", "14_engines.ipynb", "16_sweep.ipynb")
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +44,23 @@ def folder(finished):  # noqa: F811
     return finished
 
 
-@pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name not in SEVERAL_RUNS])
-def test_notebook_runs_as_in_jupyter(folder, notebook):
-    if notebook == "13_lm_eval.ipynb":
-        pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e .[eval]")
-    if notebook == "14_engines.ipynb":
-        pytest.skip("needs vLLM, and heads larger than the tiny model's: see test_vllm.py")
-    if notebook == "15_speed.ipynb":
-        (folder / "reports" / "benchmarks").mkdir()
-        (folder / "reports" / "benchmarks" / "speed.json").write_text(json.dumps(MEASURED | {"growth": [GROWN]}))
-        shutil.copy(ROOT / "reports" / "benchmarks" / "gpu.json", folder / "reports" / "benchmarks")
-    if notebook == "18_preference_accuracy.ipynb":
-        write_rows(folder / "data" / "preferences.jsonl", [{"prompt": "1+1=", "chosen": "2", "rejected": "3"}])
-    command = ["env", f"JUPYTER_PATH={folder}", sys.executable, "-m", "cream.pipeline.warm", "pytest"]
-    run(folder, *command, "--nbval-lax", "--nbval-kernel-name=warm", "-p", "no:cacheprovider", f"notebooks/{notebook}")
+def run_as_in_jupyter(folder, *notebooks):
+    command = ["env", f"JUPYTER_PATH={folder}", sys.executable, "-m", "cream.pipeline.warm", "pytest", "--nbval-lax"]
+    command += ["--nbval-kernel-name=warm", "-p", "no:cacheprovider", *(f"notebooks/{name}" for name in notebooks)]
+    return run(folder, *command).stdout
+
+
+def test_notebooks_run_as_in_jupyter(folder):
+    (folder / "reports" / "benchmarks").mkdir()
+    (folder / "reports" / "benchmarks" / "speed.json").write_text(json.dumps(MEASURED | {"growth": [GROWN]}))
+    shutil.copy(ROOT / "reports" / "benchmarks" / "gpu.json", folder / "reports" / "benchmarks")
+    write_rows(folder / "data" / "preferences.jsonl", [{"prompt": "1+1=", "chosen": "2", "rejected": "3"}])
+    notebooks = [name for name in NOTEBOOKS if name not in ELSEWHERE]
+    cells = [cell for name in notebooks for cell in json.loads((ROOT / "notebooks" / name).read_text())["cells"]]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert f"{len(code)} passed" in run_as_in_jupyter(folder, *notebooks)
+
+
+def test_the_notebook_of_the_evaluation_harness_runs_as_in_jupyter(folder):
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e .[eval]")
+    run_as_in_jupyter(folder, "13_lm_eval.ipynb")
