@@ -74,7 +74,7 @@ def table():
     """The estimates of all profiles for a GPU, as Markdown."""
     stages = ["SFT", "sampling", "ranking", "training", "evaluation"]
     lines = [
-        "| profile | memory | disk | " + " | ".join(stages) + " | in all |",
+        "| profile | memory per GPU | disk | " + " | ".join(stages) + " | in all |",
         "|---|---|---|" + "---|" * (len(stages) + 1),
     ]
     for name in ("smollm2-gpu", "llama3-8b-lora", "llama3-8b-lora-8gpu", "llama3-8b", "llama3-8b-8gpu", "llama2-7b"):
