@@ -13,9 +13,10 @@ def test_every_method_has_a_line_and_every_round_a_column(tmp_path):
     train = {
         "srlm-m2": {"start": "m1", "method": "srlm"},
         "cream-m2": {"start": "m1", "method": "cream"},
+        "gold-m2": {"start": "m1", "method": "srlm", "by": "gold"},
         "select-m3": {"start": "cream-m2", "method": "cream-select"},
     }
-    accuracies = {"m0": 0.1, "m1": 0.5, "srlm-m2": 0.4567, "cream-m2": 0.55, "select-m3": 1.0}
+    accuracies = {"m0": 0.1, "m1": 0.5, "srlm-m2": 0.4567, "cream-m2": 0.55, "gold-m2": 0.6, "select-m3": 1.0}
     (tmp_path / "results" / "evaluate").mkdir(parents=True)
     for model, accuracy in accuracies.items():
         (tmp_path / "results" / "evaluate" / f"{model}.json").write_text(json.dumps({"accuracy": accuracy}))
@@ -24,6 +25,7 @@ def test_every_method_has_a_line_and_every_round_a_column(tmp_path):
         ["M0", "M1", "M2", "M3"],
         ["SRLM", "10.0", "50.0", "45.7"],
         ["CREAM", "10.0", "50.0", "55.0"],
+        ["answer", "key", "(control)", "10.0", "50.0", "60.0"],
         ["CREAM-select", "from", "cream-m2", "10.0", "50.0", "100.0"],
         ["See", "reports/index.html"],
     ]
