@@ -1,5 +1,4 @@
-"""Sampling and scoring spread over two Ray workers, on this machine or on the cluster of RAY_ADDRESS: the rows of one
-process."""
+"""Work spread over two Ray workers on this machine: the rows of one process. On a cluster of RAY_ADDRESS: see test_pipeline.py."""
 
 import os
 import signal
@@ -25,13 +24,14 @@ def folder(tmp_path, model, tokenizer):
     return tmp_path / "m0"
 
 
-@pytest.fixture
-def cluster(ray_address, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the workers
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 # Two workers that write: test_two_workers_and_two_processes_make_the_same_rows_and_model in test_pipeline.py.
-def test_two_workers_score_what_one_process_does(folder, make_model, tokenizer, cluster):
+def test_two_workers_score_what_one_process_does(folder, make_model, tokenizer):
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
     tokens = [[6 + (5 * i + k) % 80 for k in range(1 + i % 8)] for i in range(len(prompts))]
     tokens[1] = tokens[0]
@@ -48,29 +48,7 @@ def test_two_workers_score_what_one_process_does(folder, make_model, tokenizer, 
 # The functions below are made in the tests, so that Ray hands over their code and a worker need not import this file.
 
 
-def test_bad_input_that_a_worker_meets_is_one_sentence_here(cluster):
-    def refuse_at_work():
-        def work(number):
-            if number == 2:
-                raise InputError("row 2 is wrong: mend it")
-            return number
-
-        return work
-
-    def refuse():
-        raise InputError("the model is wrong: mend it")
-
-    with pytest.raises(InputError) as error:
-        list(spread(refuse_at_work, {0: 1, 1: 2, 2: 3}, workers=1, progress="refusals"))
-    assert str(error.value) == "row 2 is wrong: mend it" and error.value.__cause__ is None
-    made = workers._Worker(refuse)({"number": 0, "chunk": "1"})  # as Ray calls it
-    assert made == {"number": 0, "result": "", "refusal": "the model is wrong: mend it"}
-
-
-def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path, monkeypatch):
-    """In a cluster of this machine that lasts as long as the work."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the workers
+def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path):
     died = tmp_path / "died"
 
     def squares():
@@ -89,6 +67,25 @@ def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path, monkeypatch):
     assert [square for square, _ in results] == [number**2 for number in range(24)]
     processes, killed = {process for _, process in results}, int(died.read_text())
     assert results[7][1] != killed and len(processes - {killed}) >= 2  # another took its place
+
+
+def test_bad_input_that_a_worker_meets_is_one_sentence_here():
+    def refuse_at_work():
+        def work(number):
+            if number == 2:
+                raise InputError("row 2 is wrong: mend it")
+            return number
+
+        return work
+
+    def refuse():
+        raise InputError("the model is wrong: mend it")
+
+    with pytest.raises(InputError) as error:
+        list(spread(refuse_at_work, {0: 1, 1: 2, 2: 3}, workers=1, progress="refusals"))
+    assert str(error.value) == "row 2 is wrong: mend it" and error.value.__cause__ is None
+    made = workers._Worker(refuse)({"number": 0, "chunk": "1"})  # as Ray calls it
+    assert made == {"number": 0, "result": "", "refusal": "the model is wrong: mend it"}
 
 
 @pytest.mark.parametrize("gpus, processors, asked", [(0, 4, 5), (2, 64, 3)])
