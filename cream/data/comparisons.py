@@ -7,6 +7,7 @@ import pandas as pd
 
 from cream.data.errors import InputError
 from cream.data.files import read_rows
+from cream.data.rows import is_text
 
 
 def read_questions(path, count, seed):
@@ -15,7 +16,7 @@ def read_questions(path, count, seed):
     rows = _rows(path, {"question"}, {"instruction", "task"})
     for number, row in enumerate(rows, start=1):
         choices = row.get("choices") or []
-        if not isinstance(choices, list) or not all(map(_is_text, choices)):
+        if not isinstance(choices, list) or not all(map(is_text, choices)):
             raise InputError(f"{path}, line {number}: choices must be a list of texts: mend or remove that line")
     drawn = sorted(random.Random(seed).sample(range(len(rows)), min(count, len(rows))))
     return [{**rows[i], "id": rows[i].get("id", f"line {i + 1}"), "task": rows[i].get("task") or "all"} for i in drawn]
@@ -36,7 +37,7 @@ def _rows(path, texts, perhaps=frozenset()):
         raise InputError(f"there is no file {path}: give one with a row for each comparison")
     kind, rows = ("row", _read_parquet(path)) if path.suffix == ".parquet" else ("line", read_rows(path))
     for number, row in enumerate(rows, start=1):
-        wrong = [column for column in texts if not _is_text(row.get(column))]
+        wrong = [column for column in texts if not is_text(row.get(column))]
         wrong += [column for column in perhaps if not isinstance(row.get(column) or "", str)]
         if wrong:
             raise InputError(f"{path}, {kind} {number}: {' and '.join(sorted(wrong))} must be text: mend or remove that {kind}")
@@ -53,7 +54,3 @@ def _read_parquet(path):
         return parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException):
         raise InputError(f"{path} is not a Parquet file: mend it") from None
-
-
-def _is_text(value):
-    return isinstance(value, str) and bool(value.strip())

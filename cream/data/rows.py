@@ -109,7 +109,7 @@ def _read_split(path, fields):
 
 def _problem(row, fields):
     fields = [*fields, "answer"] if row.get("answer") is not None and "answer" not in fields else fields
-    wrong = [field for field in fields if not _is_text(row.get(field))]
+    wrong = [field for field in fields if not is_text(row.get(field))]
     free = {"response", "instruction"} - {*fields}
     wrong += sorted(field for field in free if not isinstance(row.get(field) or "", str))
     if wrong:
@@ -119,7 +119,7 @@ def _problem(row, fields):
         if row.get("answer") is None or number(row["answer"]) is not None:
             return None
         return f"answer must be a number, such as 12, -3.5 or 3/4, as there are no choices (it is {row['answer']!r})"
-    if not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
+    if not isinstance(choices, list) or len(choices) < 2 or not all(map(is_text, choices)):
         return "choices must be a list of at least two texts"
     if len(choices) > 26:
         return f"choices are {len(choices)}, and there are 26 letters for them"
@@ -128,5 +128,6 @@ def _problem(row, fields):
         return f"answer must be the letter of an option, A to {letters[-1]}"
 
 
-def _is_text(value):
+def is_text(value):
+    """Whether a field holds text that is more than blanks."""
     return isinstance(value, str) and bool(value.strip())
