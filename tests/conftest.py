@@ -67,6 +67,7 @@ def run_stage(tmp_path, warm):
 @pytest.fixture(scope="module")
 def ray_address():
     """Of a Ray cluster of two processors, started once for all tests of a file: each start takes seconds."""
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read when ray is imported: see cream/models/workers.py
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as environment:

@@ -84,6 +84,10 @@ def test_bad_input_that_a_worker_meets_is_one_sentence_here():
     with pytest.raises(InputError) as error:
         list(spread(refuse_at_work, {0: 1, 1: 2, 2: 3}, workers=1, progress="refusals"))
     assert str(error.value) == "row 2 is wrong: mend it" and error.value.__cause__ is None
+    import ray  # as late as spread does, which has set what it reads
+
+    with pytest.raises(ray.exceptions.RaySystemError, match="Ray has not been started yet"):  # and no call starts it
+        ray.put(1)
     made = workers._Worker(refuse)({"number": 0, "chunk": "1"})  # as Ray calls it
     assert made == {"number": 0, "result": "", "refusal": "the model is wrong: mend it"}
 

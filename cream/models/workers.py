@@ -33,6 +33,9 @@ def spread(make, chunks, workers, progress):
     for, and hands on what a worker says of bad input.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # When a worker's refusal ends the work, a thread of Ray Data goes on for a moment. By default its next call would start
+    # another cluster, and a minute after the end of that one Ray ends the whole process.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     import ray
 
     # Without an address Ray would join whatever cluster was started on this machine last.
