@@ -6,6 +6,8 @@ import os
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_rankers import pairs as easy_pairs
+from test_rankers import reward_model
 from test_training import EXAMPLES, SETTINGS, pairs_of
 from transformers import TrainerCallback
 
@@ -15,8 +17,9 @@ from cream.models import logprobs, sampling, training
 from cream.models.launch import train_model
 from cream.models.loading import save_model
 from cream.models.logprobs import score
+from cream.models.reward_model import train_reward_model
 from cream.models.sampling import sample
-from cream.models.training import last_checkpoint
+from cream.models.training import fine_tune, last_checkpoint
 
 PROMPTS = [[i, i + 1, i + 2][: 1 + i % 3] for i in range(4, 14)]
 RESPONSES = [[20 + i, 30, 31][: 1 + i % 3] for i in range(10)]
@@ -136,6 +139,33 @@ def test_killed_training_goes_on(folder, model, monkeypatch, what):
     assert FirstStep.seen == 5
     assert again.equals(curve) and file_again == file
     assert same.keys() == weights.keys() and all(torch.equal(same[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("what", ["the base", "a reward model"])
+def test_killed_training_of_a_model_in_memory_goes_on(tmp_path, make_model, tokenizer, monkeypatch, what):
+    settings = {"learning_rate": 1e-3, "epochs": 4, "batch_size": 2}
+
+    def train_it(scale=1.0, kept=tmp_path / "parts"):
+        if what == "the base":
+            model = make_model()
+            model.lm_head.weight.data *= scale
+            return fine_tune(model, EXAMPLES[:4], settings, seed=3, kept=kept)
+        model = reward_model()
+        model.score.weight.data *= scale
+        return train_reward_model(model, tokenizer, easy_pairs(4), settings, seed=3, kept=kept)
+
+    monkeypatch.setattr(training.Checkpoints, "minutes", 0)
+    undisturbed, curve = train_it(kept=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "ProgressBar", KilledAtStep5)
+        with pytest.raises(Killed):
+            train_it()
+    monkeypatch.setattr(training, "ProgressBar", FirstStep)
+    resumed, again = train_it()
+    assert FirstStep.seen == 5 and again.equals(curve)
+    assert all(map(torch.equal, resumed.parameters(), undisturbed.parameters()))
+    train_it(scale=2.0)  # another model's checkpoints are not taken up
+    assert FirstStep.seen == 1
 
 
 class KilledAtStep5(TrainerCallback):

@@ -16,25 +16,26 @@ from cream.data.hub import first_line, model_folder
 from cream.data.rows import user_message
 from cream.models.chat import chat_ids
 from cream.models.loading import UnfitWeights, load_weights
-from cream.models.training import one_gpu, optimiser_settings, train
+from cream.models.training import checkpoint_folder, one_gpu, optimiser_settings, train
 
 
-def train_reward_model(model, tokenizer, pairs, settings, seed, dtype=torch.float32):
+def train_reward_model(model, tokenizer, pairs, settings, seed, dtype=torch.float32, kept=None):
     """The model, a classifier with one label, and its curve: step, loss, learning rate and mean margin of a step.
 
     `pairs` are rows with a question and two texts, chosen and rejected. The loss is Bradley-Terry's,
     -log sigmoid(r(chosen) - r(rejected)); `settings` are the learning_rate, epochs and (global) batch_size; `dtype` is
-    that of the forward pass.
+    that of the forward pass. Checkpoints are kept below the folder `kept` (see `train` in cream/models/training.py).
     """
     rows = [
         {f"{kind}_ids": chat_ids(tokenizer, user_message(pair), pair[kind]) for kind in ("chosen", "rejected")} for pair in pairs
     ]
+    kept = checkpoint_folder(kept, model, [rows, settings, seed, str(dtype)])
     data, arguments = Dataset.from_list(rows), optimiser_settings(settings, seed, rows)
     arguments["bf16"] = dtype == torch.bfloat16
     # max_length None: no pair is left out.
     config = one_gpu(RewardConfig(**arguments, num_train_epochs=settings["epochs"], max_length=None))
     trainer = RewardTrainer(model, args=config, train_dataset=data, processing_class=tokenizer)
-    curve = train(trainer)
+    curve = train(trainer, kept=kept)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # the forward pass is in fp32 again
     return model, curve
 

@@ -25,6 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from cream.data.errors import InputError
+from cream.data.parts import folder_for
 from cream.method.loss import cream_loss
 from cream.models.loading import save_model
 from cream.models.logprobs import response_logprobs
@@ -35,15 +36,16 @@ from cream.models.precision import computing_in
 MICRO_TOKENS = 4096
 
 
-def fine_tune(model, rows, settings, seed, lora=None, precision="fp32"):
+def fine_tune(model, rows, settings, seed, lora=None, precision="fp32", kept=None):
     """SFT on the responses alone. `rows` have prompt_ids and response_ids. Returns the model and its loss curve.
 
     `settings` are the learning_rate, epochs and (global) batch_size; `lora` is None or its r, alpha and dropout.
     The loss is the mean over response tokens of -log p, so prompts and padding are not learned. `precision` is that of the
-    matrix products (see `computing_in`); the weights stay in fp32.
+    matrix products (see `computing_in`); the weights stay in fp32. Checkpoints are kept below the folder `kept` (see `train`).
     """
+    kept = checkpoint_folder(kept, model, [rows, settings, seed, lora, precision])
     trainer = sft_trainer(model, rows, settings, seed, lora, precision)
-    return trainer.model, train(trainer)
+    return trainer.model, train(trainer, kept=kept)
 
 
 def train_preferences(model, tokenizer, pairs, settings, seed, precision="fp32"):
@@ -339,6 +341,15 @@ class Checkpoints(TrainerCallback):
         due = torch.tensor(time.monotonic() - self.last > 60 * self.minutes, device=args.device)
         if broadcast(due):  # the first process's clock counts: all of several save together
             control.should_save, self.last = True, time.monotonic()
+
+
+def checkpoint_folder(kept, model, inputs):
+    """The folder below `kept` for the checkpoints of a model with these weights that is trained on these inputs. None
+    where `kept` is None."""
+    if kept is None:
+        return None
+    weights = {name: weight.sum(dtype=torch.float64).item() for name, weight in model.named_parameters()}
+    return folder_for(kept, [weights, inputs], [])
 
 
 def last_checkpoint(folder):
