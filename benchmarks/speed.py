@@ -4,8 +4,8 @@
 
 Every way has a process of its own, which loads its model once. The ways take turns, so that whatever else the machine
 does meets them all. The first turn warms up and measures memory; the others are timed. Scoring and training are in
-fp32, sampling and vLLM in what the machine is fast at. Memory and the machine's rate are those of the CPU. Then the
-first way of each measurement and CREAM's take one turn each with less of everything. Writes
+fp32 where no other precision is named, sampling and vLLM in what the machine is fast at. Memory and the machine's rate are
+those of the CPU. Then the first way of each measurement and CREAM's take one turn each with less of everything. Writes
 reports/benchmarks/speed.json, which notebooks/15_speed.ipynb shows.
 """
 
@@ -32,17 +32,17 @@ from cream.data.files import read_rows, write_json
 from cream.models.chat import prompt_ids
 from cream.models.loading import base_of, load_model, load_tokenizer, save_model
 from cream.models.logprobs import response_logprobs, score
-from cream.models.precision import fast_dtype
+from cream.models.precision import computing_in, fast_dtype
 from cream.models.sampling import generate, generate_with_vllm, sample, start_vllm
 from cream.models.training import in_order, optimiser_settings, preference_trainer, train
 from cream.pipeline.stage import ALLOCATOR
 
-N, LONGEST = 5, 48  # responses to a prompt, and the tokens of one at most
+N, LONGEST = 5, 32  # responses to a prompt, and the tokens of one at most
 SAMPLING = dict(temperature=0.8, top_p=0.95)
 TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=2)
 OFFICIAL_BATCH = 6
 SIZE, PRODUCTS = 2048, 10  # of the matrices that show the machine's rate
-GROWTH = [{}, {"n": 1}, {"count": 2}, {"longest": 8}, {"width": 1 / 3}]  # one change at a time
+GROWTH = [{}, {"n": 1}, {"count": 4}, {"longest": 8}, {"width": 1 / 3}]  # one change at a time
 
 
 def main():
@@ -192,12 +192,13 @@ def scoring_by_vllm(folder, pairs):
     return work
 
 
-def scoring_by_cream(folder, pairs):
+def scoring_by_cream(folder, pairs, precision="fp32"):
     model = _load(folder)
 
     @torch.inference_mode()
     def work():
-        return response_logprobs(model, *zip(*pairs)).tolist()
+        with computing_in(precision):
+            return response_logprobs(model, *zip(*pairs)).tolist()
 
     return work
 
@@ -235,14 +236,18 @@ def training_by_trl(folder, pairs, precompute):
     return work
 
 
-def training_by_cream(folder, pairs):
-    """CREAM's trainer with C = 1, which is DPO. The reference's log-probs came with the ranking."""
+def training_by_cream(folder, pairs, precision="fp32", sft_weight=0.0):
+    """CREAM's trainer with C = 1, which is DPO, perhaps with the NLL term. The reference's log-probs came with the ranking."""
     model, tokenizer = _load(folder, trainable=True), load_tokenizer(folder)
+    if precision != "fp32":
+        responses = [[pair["chosen_ids"], pair["rejected_ids"]] for pair in pairs]
+        pairs = _preferences(folder, [pair["prompt_ids"] for pair in pairs], responses, precision)
+    settings = TRAINING | {"sft_weight": sft_weight}
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
 
     def work():
         model.load_state_dict(start)
-        return train(preference_trainer(model, tokenizer, pairs, TRAINING, seed=0))["loss"].tolist()
+        return train(preference_trainer(model, tokenizer, pairs, settings, 0, precision))["loss"].tolist()
 
     return work
 
@@ -289,7 +294,7 @@ def _batches(rows, size):
 
 
 def _ways(what):
-    """{way: a function that loads the model and returns the work}."""
+    """{way: a function that loads the model and returns the work}, of those that this machine has and is fast at."""
     ways = {
         "sampling": {"generate": sampling_by_generate, "vLLM": sampling_by_vllm, "cream": sampling_by_cream},
         "scoring": {
@@ -297,15 +302,19 @@ def _ways(what):
             "TRL": scoring_by_trl,
             "vLLM": scoring_by_vllm,
             "cream": scoring_by_cream,
+            "cream, bf16": partial(scoring_by_cream, precision="bf16"),
             "matrix products": matrix_products,
         },
         "training": {
             "TRL, reference model": partial(training_by_trl, precompute=False),
             "TRL, precomputed": partial(training_by_trl, precompute=True),
             "cream": training_by_cream,
+            "cream, NLL term": partial(training_by_cream, sft_weight=1.0),
+            "cream, bf16": partial(training_by_cream, precision="bf16"),
         },
     }[what.split(",")[0]]
-    return {way: load for way, load in ways.items() if way != "vLLM" or find_spec("vllm")}
+    missing = {"vLLM": not find_spec("vllm"), "cream, bf16": fast_dtype() != torch.bfloat16}
+    return {way: load for way, load in ways.items() if not missing.get(way)}
 
 
 def _inputs(folder, prompts, responses, longest):
@@ -344,7 +353,7 @@ def _first_and_last(prompts, responses, log_probs):
     return rows
 
 
-def _growth(folder, prompts, responses, n=N, count=4, longest=LONGEST, width=1):
+def _growth(folder, prompts, responses, n=N, count=2, longest=LONGEST, width=1):
     """The first way of each measurement and CREAM's, one turn each, with an input or the model of another size."""
     prompts, responses = prompts[:count], [[tokens[:longest] for tokens in rows[:n]] for rows in responses[:count]]
     with TemporaryDirectory() as resized:
@@ -435,8 +444,8 @@ def _options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("models/m1"))
     parser.add_argument("--questions", type=Path, default=Path("data/splits/prompts-1.jsonl"))
-    parser.add_argument("--prompts", type=int, default=8, help="how many of the questions")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=4, help="how many of the questions")
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     for path in (options.model, options.questions):
         if not path.exists():

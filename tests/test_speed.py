@@ -47,14 +47,19 @@ def test_all_ways_score_alike(folder, responses):
 
 def test_all_ways_train_alike_in_every_turn(folder, responses, monkeypatch):
     monkeypatch.setitem(speed.TRAINING, "learning_rate", 1e-3)  # so that a step shows in the toy model's loss
+    monkeypatch.setenv("CREAM_BF16", "1")
     pairs = speed._preferences(folder, PROMPTS, responses)
     works = {way: load(folder, pairs) for way, load in speed._ways("training").items()}
     losses = {way: work() for way, work in works.items()}
     ours = losses["cream"]
     assert len(ours) == 8 and ours[0] == pytest.approx(0.6931, abs=1e-4)
     assert max(abs(loss - ours[0]) for loss in ours) > 0.02
-    for way, found in losses.items():
-        assert found == pytest.approx(ours, abs=1e-4), way
+    for way in ("TRL, reference model", "TRL, precomputed"):
+        assert losses[way] == pytest.approx(ours, abs=1e-4), way
+    assert losses["cream, bf16"] == pytest.approx(ours, abs=0.1) and losses["cream, bf16"] != ours
+    first = speed.in_order(pairs, 1, speed.TRAINING["batch_size"], seed=0)[: speed.TRAINING["batch_size"]]
+    nll = [-pair["ref_chosen_logps"] / len(pair["chosen_ids"]) for pair in first]
+    assert losses["cream, NLL term"][0] == pytest.approx(ours[0] + sum(nll) / len(nll), abs=1e-4)
     assert works["cream"]() == ours  # the next turn begins with the same weights
 
 
