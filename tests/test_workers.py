@@ -23,7 +23,7 @@ from cream.models.workers import spread, work_on
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(24)]
 
 
-# What a cluster on this machine sets by itself, for all Ray that comes after it in the process and knows of no token.
+# A local cluster turns tokens on for the rest of its process, which then finds no way into a cluster without them. So all have one.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "0"}
 
 
@@ -40,7 +40,9 @@ sys.stdin.read()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}  # for the workers
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", start], env=environment, **pipes) as cluster:  # it ends with its input
-        yield cluster.stdout.readline().strip()
+        address = cluster.stdout.readline().strip()
+        assert address, "Ray started no cluster"
+        yield address
 
 
 def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tmp_path, ray_address, monkeypatch):  # noqa: F811
