@@ -22,9 +22,9 @@ settings.register_profile("cream", derandomize=True, deadline=None)
 settings.load_profile("cream")
 
 
-# These files take longest, so they begin first: no process then works on one of them while the other has none left. The
-# notebooks come when the pipeline's tests have made the run that both use.
-SLOW = [f"test_{name}.py" for name in ("pipeline", "launch", "workers", "llama3", "notebooks", "results", "seeds", "stage")]
+# These files take longest, so they begin first: no process then works on one of them while the other has none left. Workers
+# and notebooks come when the pipeline's tests have made the run that all three use.
+SLOW = [f"test_{name}.py" for name in ("pipeline", "launch", "llama3", "workers", "notebooks", "results", "seeds", "stage")]
 
 
 def pytest_collection_modifyitems(items):
@@ -50,31 +50,19 @@ def warm():
 @pytest.fixture
 def run_stage(tmp_path, warm):
     """A function that runs a notebook as a stage in a folder that is laid out like a run: its end and its page."""
-    root, page = Path(__file__).parents[1], tmp_path / "reports" / "page.html"
+    root = Path(__file__).parents[1]
     (tmp_path / "cream").symlink_to(root / "cream")
     shutil.copytree(root / "notebooks", tmp_path / "notebooks")
     shutil.copy(root / "profiles" / "test.yaml", tmp_path / "params.yaml")
 
-    def run(notebook, **given):
-        command = [sys.executable, "-m", "cream.pipeline.stage", "--no-input", f"notebooks/{notebook}.ipynb", str(page)]
+    def run(notebook, name="page", **given):
+        page = f"reports/{name}.html"
+        command = [sys.executable, "-m", "cream.pipeline.stage", "--no-input", f"notebooks/{notebook}.ipynb", page]
         command += [f"{name}={value}" for name, value in given.items()]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        return done, page.read_text(encoding="utf-8") if done.returncode == 0 else ""
+        return done, (tmp_path / page).read_text(encoding="utf-8") if done.returncode == 0 else ""
 
     return run
-
-
-@pytest.fixture(scope="module")
-def ray_address():
-    """Of a Ray cluster of two processors, started once for all tests of a file: each start takes seconds."""
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read when ray is imported: see cream/models/workers.py
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # for the workers
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-        yield cluster.address
-        cluster.shutdown()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Training in several processes, with gloo on this machine: the model that one process makes."""
 
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,19 +25,24 @@ from cream.models.training import fine_tune, in_order
 
 ROOT = Path(__file__).parents[1]
 DDP = f"accelerate launch --config_file {ROOT / 'launch' / 'ddp.yaml'} --num_processes 2 --main_process_port 0"
-# As `-m cream.models.launch JOB`: the launcher's last two words are left out, and the script stands in their place.
-FSDP = (
-    f"bash -c 'exec accelerate launch --config_file {ROOT / 'launch' / 'fsdp.yaml'} --num_processes 2 --main_process_port 0 "
-    f"""{ROOT / 'tests' / 'fsdp_on_cpu.py'} "$2"'"""
-)
+
+
+def by_forks(config, module="cream.models.launch"):
+    """The same, but all three processes are forks of the server of the stages, which has imported torch. What comes last,
+    `-m cream.models.launch JOB`, is $0 to $2."""
+    return (
+        f"bash -c 'exec {sys.executable} -m cream.pipeline.warm accelerate.commands.launch --config_file {ROOT / 'launch' / config} "
+        f"""--num_processes 2 --main_process_port 0 -m cream.pipeline.warm {module} "$2"'"""
+    )
 
 
 @pytest.fixture
-def folder(tmp_path, make_model, tokenizer, monkeypatch):
+def folder(tmp_path, make_model, tokenizer, monkeypatch, warm):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    shutil.copy(ROOT / "tests" / "fsdp_on_cpu.py", tmp_path)
     save_model(make_model(), tokenizer, tmp_path / "models" / "m0")
     return tmp_path / "models"
 
@@ -48,7 +55,7 @@ def hybrid(tokenizer):
     return AutoModelForCausalLM.from_config(Lfm2Config(**sizes, **ends, layer_types=["conv", "full_attention"]))
 
 
-# DDP: test_two_workers_and_two_processes_make_the_same_rows_and_model in test_pipeline.py.
+# DDP: test_two_workers_and_two_processes_make_the_same_rows_and_model in test_workers.py.
 @pytest.mark.parametrize("architecture", ["llama", "hybrid"])
 def test_two_processes_train_the_model_that_one_trains(folder, tokenizer, architecture):
     if architecture == "hybrid":
@@ -57,7 +64,7 @@ def test_two_processes_train_the_model_that_one_trains(folder, tokenizer, archit
     pairs, settings = pairs_of(load_model(folder / "m0"), 11, consistency), SETTINGS | {"epochs": 2}
     one, two = (
         train_model(folder / "m0", folder / name, folder.parent / f"{name}.csv", pairs, settings, seed=3, launch=command)
-        for name, command in (("one", None), ("two", FSDP))
+        for name, command in (("one", None), ("two", by_forks("fsdp.yaml", "fsdp_on_cpu")))
     )
     assert len(one) == 2 * 3
     assert one.margin.abs().max() > 0.1  # it has learned something
@@ -71,7 +78,7 @@ def test_two_processes_fine_tune_the_adapter_that_one_does(folder):
     rows, settings = EXAMPLES * 4, {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8}  # micro-batches of 4 in both
     one, two = (
         train_model(folder / "m0", folder / name, folder.parent / f"{name}.csv", rows, settings, seed=3, lora=LORA, launch=command)
-        for name, command in (("one", None), ("two", DDP))
+        for name, command in (("one", None), ("two", by_forks("ddp.yaml")))
     )
     torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
     assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
@@ -101,15 +108,17 @@ def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_mo
 
 
 def test_the_processes_end_with_the_notebook(folder):
-    command = "import sys; from cream.models.launch import train_model; train_model('models/m0', 'models/m1', 'm1.csv', {}, {}, 3, launch={!r})"
     settings = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 8}
-    notebook = subprocess.Popen([sys.executable, "-c", command.format(EXAMPLES * 4, settings, DDP)])
-    while len(processes := psutil.Process(notebook.pid).children(recursive=True)) < 3:  # the launcher and two more
-        assert notebook.poll() is None
+    work = (folder / "m0", folder / "m1", folder.parent / "m1.csv", EXAMPLES * 4, settings, 3)
+    notebook = multiprocessing.get_context("fork").Process(target=train_model, args=work, kwargs={"launch": DDP}, daemon=True)
+    notebook.start()
+    while not (folder.parent / "m1.csv").exists():  # until it has trained for a step
+        assert notebook.is_alive()
         time.sleep(0.1)
-    time.sleep(6)
+    processes = psutil.Process(notebook.pid).children(recursive=True)
+    assert len(processes) >= 3  # the launcher and two more
     notebook.kill()
-    notebook.wait()
+    notebook.join()
     _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
 
@@ -132,7 +141,7 @@ def test_every_row_comes_once_an_epoch_and_batches_are_filled_up_with_weight_0()
 
 
 def test_bad_input_that_a_process_meets_is_a_sentence_and_no_traceback(folder, capfd):
-    launch = f"env WORLD_SIZE=3 {sys.executable}"  # stands for one of three processes
+    launch = f"""bash -c 'WORLD_SIZE=3 exec {sys.executable} -m cream.pipeline.warm "$1" "$2"'"""  # one of three processes
     with pytest.raises(InputError, match="ended with exit code 1 and left no model"):
         train_model(folder / "m0", folder / "m1", folder.parent / "m1.csv", EXAMPLES, SETTINGS, seed=1, launch=launch)
     said = capfd.readouterr()

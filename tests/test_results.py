@@ -4,11 +4,8 @@ import copy
 import itertools
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -436,22 +433,21 @@ def write_seeds(folder, params, seeds=(1, 2, 3), **changes):
     pd.DataFrame(rows).to_csv(folder / "results" / "seeds.csv", index=False)
 
 
+NOTEBOOKS = {"consistency": "08_consistency", "benchmark": "09_benchmark", "index": "10_index"}
+
+
 @pytest.fixture
-def folder(tmp_path, warm):
-    """A place for a run with the code of this repository."""
-    for name in ("cream", "notebooks"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+def page(tmp_path, run_stage):
+    """A function that makes one of these pages of the run in tmp_path."""
     shutil.copytree(ROOT / "data" / "paper", tmp_path / "data" / "paper")
-    return tmp_path
 
+    def make(name):
+        done, text = run_stage(NOTEBOOKS[name], name)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "Warning" not in done.stderr + text and "nan" not in re.sub(r"base64,[^\"]*", "", text).lower()
+        return text
 
-def page(folder, notebook, name):
-    command = [sys.executable, "-m", "cream.pipeline.stage", "--no-input", f"notebooks/{notebook}.ipynb", f"reports/{name}.html"]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    text = (folder / "reports" / f"{name}.html").read_text(encoding="utf-8")
-    assert "Warning" not in done.stderr + text and "nan" not in re.sub(r"base64,[^\"]*", "", text).lower()
-    return text
+    return make
 
 
 class Tags(HTMLParser):
@@ -530,66 +526,58 @@ def test_seeds_are_taken_only_if_they_are_of_this_run(tmp_path):
     assert results.seed_rows(params, tmp_path) is None
 
 
-def test_the_first_page_answers_the_question_with_and_without_seeds(folder):
-    params = make_run(folder, FULL)
-    text = words(page(folder, "10_index", "index"))
+def test_the_first_page_answers_the_question_with_and_without_seeds(tmp_path, page):
+    params = make_run(tmp_path, FULL)
+    text = words(page("index"))
     assert "The controls hold" in text and "CREAM did better" in text and "One seed (1)" in text
-    write_seeds(folder, params)
-    first = page(folder, "10_index", "index")
+    write_seeds(tmp_path, params)
+    first = page("index")
     assert "mean of the seeds 1 to 3" in words(first) and "seeds 101 to 103 and 201 to 203" in words(first)
-    assert page(folder, "10_index", "index") == first
-
-
-def test_the_pages_of_a_full_run_escape_what_models_wrote(folder):
-    make_run(folder, FULL)
-    text = page(folder, "09_benchmark", "benchmark")
-    assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text and "&lt;b&gt;+" in text
-    assert (folder / "reports" / "accuracy.svg").read_text(encoding="utf-8").startswith("<?xml")
-    assert "Accuracy by task" not in text and "in 3 of 15 trainings: SRLM, M2; SRLM, M3; SRLM, M4." in words(text)
-    assert all('alt="' in image for image in re.findall(r"<img[^>]*>", text))
-    assert "On M1's responses" in words(page(folder, "08_consistency", "consistency"))
+    assert page("index") == first
 
 
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)><think>$x$ | `y` & [z](javascript:w)"
 
 
-def test_no_text_of_a_model_or_a_user_is_taken_for_html(folder):
+def test_the_pages_of_a_full_run_take_no_text_of_a_model_or_a_user_for_html(tmp_path, page):
     """Questions, options, responses, tasks, the name of the base model, and those of other runs' pages."""
-    params = make_run(folder, FULL, questions=20, prompts=20, tasks=("sums", HOSTILE))
-    for path in (folder / "data" / "answers").glob("*.jsonl"):
+    params = make_run(tmp_path, FULL, questions=20, prompts=20, tasks=("sums", HOSTILE))
+    for path in (tmp_path / "data" / "answers").glob("*.jsonl"):
         rows = [{**row, "question": HOSTILE, "choices": [HOSTILE, "b"], "response": HOSTILE + str(row["correct"])}
                 for row in read_rows(path)]  # fmt: skip
         write_rows(path, rows)
-    base = folder / HOSTILE.replace("/", "\\")  # a folder's name may hold all but a slash
+    base = tmp_path / HOSTILE.replace("/", "\\")  # a folder's name may hold all but a slash
     write_json(base / "config.json", {})
     save_file({"w": torch.zeros(2)}, base / "model.safetensors")
     params["model"] = {**params["model"], "base": f"./{base.name}"}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    other = folder / "reports" / HOSTILE.replace("/", "\\")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    other = tmp_path / "reports" / HOSTILE.replace("/", "\\")
     other.mkdir(parents=True)
     for name in ("benchmark", "consistency"):
         (other / f"{name}.html").write_text("")
-    for notebook, name in (("08_consistency", "consistency"), ("09_benchmark", "benchmark"), ("10_index", "index")):
-        text = page(folder, notebook, name)
+    pages = {name: page(name) for name in NOTEBOOKS}
+    for text in pages.values():
         tags = Tags(text)
         assert not {"script", "think", "td><script"} & {*tags.found}
         assert not [name for name in tags.attributes if name.startswith("on")]
         assert "&lt;think&gt;$x$ | `y` &amp; [z]" in text and text.count("<math") == 0
         assert 'href="javascript' not in text
+        assert all('alt="' in image for image in re.findall(r"<img[^>]*>", text))
+    assert "On M1's responses" in words(pages["consistency"])
+    assert "in 3 of 15 trainings: SRLM, M2; SRLM, M3; SRLM, M4." in words(pages["benchmark"])
+    assert (tmp_path / "reports" / "accuracy.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
 @pytest.mark.parametrize("case", ["older", "unknown", "tiny"])
-def test_the_pages_of_other_runs(folder, case):
+def test_the_pages_of_other_runs(tmp_path, page, case):
     few = lineage(("srlm", {"method": "srlm"}), last=2 if case == "tiny" else 3)
     if case == "older":
-        make_run(folder, few, tasks=("sums", "words"), older=True)
+        make_run(tmp_path, few, tasks=("sums", "words"), older=True)
     elif case == "unknown":
-        make_run(folder, few, known=False)
+        make_run(tmp_path, few, known=False)
     else:
-        make_run(folder, few, questions=2, prompts=2)
-    pages = {name: words(page(folder, *name)) for name in (("08_consistency", "consistency"), ("09_benchmark", "benchmark"),
-                                                           ("10_index", "index"))}  # fmt: skip
-    if case == "older":
-        assert "Accuracy by task" in pages["09_benchmark", "benchmark"]
+        make_run(tmp_path, few, questions=2, prompts=2)
+    pages = {name: words(page(name)) for name in NOTEBOOKS}
+    assert ("Accuracy by task" in pages["benchmark"]) == (case == "older")  # which has two
     if case == "unknown":
-        assert "not known" in pages["10_index", "index"]
+        assert "not known" in pages["index"]

@@ -1,8 +1,10 @@
 """The ways that benchmarks/speed.py times: they must give the same results, or the times mean nothing."""
 
 import json
+import pickle
 import sys
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -75,13 +77,24 @@ def count_turns(first):
     return lambda: [next(turns)]
 
 
-def test_ways_take_turns_in_processes_that_load_once():
+@pytest.fixture
+def forks(monkeypatch):
+    """The processes of the ways are forks of this one, which need not import torch anew."""
+    monkeypatch.setattr(speed, "get_context", lambda _: get_context("fork"))
+
+
+def test_ways_take_turns_in_processes_that_load_once(forks):
     found = speed.measure({"a": partial(count_turns, 0), "b": partial(count_turns, 50)}, 2, "test")
     assert [found[way]["result"] for way in "ab"] == [[0], [50]]  # of the turn that warms up
     assert [len(found[way]["seconds"]) for way in "ab"] == [2, 2]
 
 
-def test_what_goes_wrong_in_a_way_is_raised():
+@pytest.mark.parametrize("what", ["sampling", "scoring", "training"])
+def test_a_way_can_be_handed_to_a_process_that_starts_anew(what):
+    assert pickle.loads(pickle.dumps(speed._ways(what))).keys() == speed._ways(what).keys()
+
+
+def test_what_goes_wrong_in_a_way_is_raised(forks):
     with pytest.raises(StopIteration):
         speed.measure({"a": partial(count_turns, 100)}, 1, "test")
 

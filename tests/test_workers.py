@@ -1,44 +1,91 @@
-"""Work spread over two Ray workers on this machine: the rows of one process. On a cluster of RAY_ADDRESS: see test_pipeline.py."""
+"""Work spread over two Ray workers on this machine: the rows of one process."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from test_pipeline import ROOT, copy, finished, run  # noqa: F401  two are fixtures
 
 from cream.data.errors import InputError
+from cream.data.files import read_rows
 from cream.models import workers
 from cream.models.loading import save_model
 from cream.models.logprobs import score
 from cream.models.workers import spread, work_on
 
-ROOT = Path(__file__).parents[1]
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(24)]
 
 
-@pytest.fixture
-def folder(tmp_path, model, tokenizer):
-    save_model(model, tokenizer, tmp_path / "m0")
-    return tmp_path / "m0"
+# A local cluster turns tokens on for the rest of its process, which then finds no way into a cluster without them. So all have one.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "0"}
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the workers
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+@pytest.fixture(scope="module")
+def ray_address():
+    """Of a Ray cluster of two processors, started once for all tests of the file: each start takes seconds. A process of
+    its own starts it, so that this one imports ray as late as `spread` does."""
+    start = """
+import sys
+from ray.cluster_utils import Cluster
+print(Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}).address, flush=True)
+sys.stdin.read()
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # for the workers
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", start], env=environment, **pipes) as cluster:  # it ends with its input
+        address = cluster.stdout.readline().strip()
+        assert address, "Ray started no cluster"
+        yield address
 
 
-# Two workers that write: test_two_workers_and_two_processes_make_the_same_rows_and_model in test_pipeline.py.
-def test_two_workers_score_what_one_process_does(folder, make_model, tokenizer):
+def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tmp_path, ray_address, monkeypatch):  # noqa: F811
+    """`scale` in params.yaml: no stage is out of date, and what the stages make when forced is the same."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    folder = tmp_path / "scaled"
+    shutil.copytree(finished, folder, symlinks=True)
+    params = (folder / "params.yaml").read_text()
+    launch = "accelerate launch --config_file launch/ddp.yaml --num_processes 2 --main_process_port 0"
+
+    def scale(workers):
+        scaled = f"scale: {{workers: {workers}, launch: {launch}}}"
+        (folder / "params.yaml").write_text(params.replace("scale: {workers: 1, launch: null}", scaled))
+
+    def stage(notebook, argument, check=True):
+        command = [sys.executable, "-m", "cream.pipeline.stage", f"notebooks/{notebook}.ipynb", "page.html", argument]
+        return run(folder, *command, check=check)
+
+    scale(workers=2)
+    status = run(folder, "dvc", "status", "sample", "rank", "pairs", "train", "evaluate", "sft", "base", "--json")
+    assert not status.stdout.strip("{}\n")
+    stage("04_sample", "policy=m1")
+    stage("06_train", "model_name=cream-m2")
+    assert read_rows(folder / "data/samples/m1.jsonl") == read_rows(finished / "data/samples/m1.jsonl")
+    ours, theirs = (load_file(place / "models" / "cream-m2" / "model.safetensors") for place in (folder, finished))
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-4
+    scale(workers=3)  # ranking and evaluation ask the cluster too: for more than it has
+    for notebook, argument in (("05_rank", "policy=m1"), ("07_evaluate", "model_name=cream-m2")):
+        said = stage(notebook, argument, check=False).stderr
+        assert f"Stage {notebook} failed" in said
+        assert "the Ray cluster has 0 GPUs and 2 processors, too few for 3 workers" in said
+
+
+def test_two_workers_score_what_one_process_does(tmp_path, model, tokenizer, ray_address, monkeypatch):
+    """Under a model and an adapter over it, which a worker loads together."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
     tokens = [[6 + (5 * i + k) % 80 for k in range(1 + i % 8)] for i in range(len(prompts))]
     tokens[1] = tokens[0]
-    other = make_model()
-    other.lm_head.weight.data *= 0.5
-    save_model(other, tokenizer, folder.parent / "m1")
-    folders = [folder.parent / "m1", folder]
+    save_model(model, tokenizer, tmp_path / "m0")
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    save_model(get_peft_model(model, adapter), tokenizer, tmp_path / "m1")
+    folders = [tmp_path / "m1", tmp_path / "m0"]
     one, two = (score(folders, prompts, tokens, workers=workers, chunk=5) for workers in (1, 2))
     torch.testing.assert_close(two, one, atol=1e-4, rtol=0)
     assert two.dtype == torch.float32 and two.shape == (2, 72) and two[0, 0] == two[0, 1]
@@ -48,7 +95,8 @@ def test_two_workers_score_what_one_process_does(folder, make_model, tokenizer):
 # The functions below are made in the tests, so that Ray hands over their code and a worker need not import this file.
 
 
-def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path):
+def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path, ray_address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
     died = tmp_path / "died"
 
     def squares():
@@ -69,7 +117,11 @@ def test_a_killed_worker_is_replaced_and_loses_nothing(tmp_path):
     assert results[7][1] != killed and len(processes - {killed}) >= 2  # another took its place
 
 
-def test_bad_input_that_a_worker_meets_is_one_sentence_here():
+def test_bad_input_that_a_worker_meets_is_one_sentence_here(monkeypatch):
+    """Without RAY_ADDRESS: by a worker of a cluster that is started for it."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the worker
+
     def refuse_at_work():
         def work(number):
             if number == 2:
