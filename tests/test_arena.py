@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import optimize, stats
 from test_rankers import always, joining_tokenizer
 from tiny_model import tiny_model
@@ -406,9 +407,14 @@ def test_the_prompt_holds_what_is_judged():
 
 
 def test_the_page_says_what_was_found_and_nowhere_is_the_key(tmp_path, monkeypatch, run_stage, model, tokenizer):
-    """m1 and m2 are different toy models."""
+    """m2 writes aaa without end: all that it reads looks the same to it, and "a" is likely there."""
+    m2 = tiny_model(len(tokenizer))
+    m2.model.embed_tokens.weight.data[:] = 1
+    seen = m2.model(torch.tensor([[0]])).last_hidden_state[0, 0].detach()
+    m2.lm_head.weight.data[:] = 0
+    m2.lm_head.weight.data[tokenizer.convert_tokens_to_ids("a")] = 100 * seen / seen.square().sum()
     monkeypatch.setenv("JUDGE_API_KEY", KEY)
-    for name, one in {"m1": model, "m2": tiny_model(len(tokenizer), seed=1)}.items():
+    for name, one in {"m1": model, "m2": m2}.items():
         save_model(one, tokenizer, tmp_path / "models" / name)
     write_rows(tmp_path / "some.jsonl", [{"question": f"<script>{i}</script>", "task": "ab"[i % 2]} for i in range(12)])
     with endpoint(lambda *_: "Verdict: A") as (address, asked, headers):
@@ -422,7 +428,9 @@ def test_the_page_says_what_was_found_and_nowhere_is_the_key(tmp_path, monkeypat
     assert [row["verdicts"] for row in rows] == [["A", "A"]] * 10 and {row["outcome"] for row in rows} == {0.5}
     shown = {tuple(answers_in(message)) for message in asked}
     assert shown == {tuple(row["answers"][::step]) for row in rows for step in (1, -1)}
-    assert "not clearly apart" in said and "the one shown <b>first</b>" in said
+    assert found["cut_off"]["first"] == 10 and {row["answers"][0] for row in rows} == {"a" * 12}
+    assert "not clearly apart" in said and "the one shown <b>first</b>" in said and "<code>some.jsonl</code>" in said
+    assert "10 of <b>m2</b>'s answers" in said and "<b>contradicts itself</b>" in said
     assert "<script>" not in said and "&lt;script&gt;" in said
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 10 and not any(KEY.encode() in path.read_bytes() for path in files)

@@ -70,7 +70,7 @@ def judge_named(name, model="", root=".", precision="auto"):
     repo, _, commit = name.partition("@")
     if not Path(root, name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", name):
         raise InputError(
-            f"there is no judge {name!r}: give the folder of a model, as models/m1, a Hub id with its commit, as "
+            f"there is no judge {name!r}: give the folder of a model, a Hub id with its commit, as "
             "owner/name@<40 hex digits>, or the address of an endpoint, as http://localhost:8000/v1"
         )
     folder = Path(root, name) if Path(root, name).is_dir() else model_folder(repo, commit, root)
