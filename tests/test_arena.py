@@ -172,7 +172,8 @@ def test_questions_are_drawn_by_the_seed_and_refused_by_line(tmp_path):
 
 @contextlib.contextmanager
 def endpoint(reply, models=("tiny-judge",)):
-    """An address, and what is asked there with which key. `reply(message, number)` gives the text or a status."""
+    """An address, and what is asked there with which key. `reply(message, number)` gives the text, a status, or what a
+    refusal (400) says."""
     asked, headers, lock = [], [], threading.Lock()
 
     class Endpoint(BaseHTTPRequestHandler):
@@ -186,6 +187,8 @@ def endpoint(reply, models=("tiny-judge",)):
                 headers.append(self.headers.get("Authorization"))
                 number = len(asked)
             text = reply(message, number)
+            if isinstance(text, dict):
+                return self.answer(text, 400)
             if isinstance(text, int):
                 return self.answer({"error": f"no, {self.headers.get('Authorization')}"}, text)
             self.answer({"model": "tiny-judge-0726", "choices": [{"message": {"content": text}}]})
@@ -332,6 +335,23 @@ def test_an_endpoint_that_dies_midway_loses_nothing_and_is_asked_nothing_twice(t
         assert pairs == [("A", "B")] * 20
         both_orders(address, firsts, seconds, tmp_path)
         assert len(asked) == 25 and KEY not in path.read_text()
+
+
+def test_answers_too_long_for_an_endpoint_are_left_out_and_asked_about_again(tmp_path):
+    reads = 40
+
+    def reply(message, number):  # as vLLM 0.32 refuses
+        most = "This model's maximum context length is 40 tokens. However, your prompt contains at least 41 input tokens"
+        long = max(map(len, answers_in(message))) > reads
+        return {"error": {"message": most, "type": "BadRequestError", "code": 400}} if long else likes_plums(message, number)
+
+    with endpoint(reply) as (address, asked, _):
+        pairs, said = both_orders(address, ["plums", "plums" * 9], ["pears", "pears"], tmp_path)
+        assert pairs == [("A", "B"), (None, None)] and len(asked) == 4
+        assert said["too_long"] == 2 and said["asked_again"] == 0
+        reads = 99
+        pairs, said = both_orders(address, ["plums", "plums" * 9], ["pears", "pears"], tmp_path)
+        assert pairs == [("A", "B")] * 2 and len(asked) == 6 and said["too_long"] == 0
 
 
 def test_an_endpoint_that_is_gone_is_one_sentence(tmp_path):
