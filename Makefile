@@ -74,9 +74,9 @@ bench-gpu: .venv/ready  ## the same on a GPU, in each precision, with a Llama of
 
 # JUDGE: the folder of a model, a Hub id with its commit, or the address of an endpoint (JUDGE_MODEL=name, and its key in
 # JUDGE_API_KEY in the environment). PROMPTS=file, COUNT=200 and SEED=1 are the questions.
-arena: .venv/ready  ## two models answer, a JUDGE compares: FIRST=cream-m3 SECOND=m1 JUDGE=models/m1 -> reports/arena/
+arena: .venv/ready  ## two models answer, a JUDGE compares: FIRST=cream-m3 SECOND=m1 JUDGE=http://localhost:8000/v1 -> reports/arena/
 	@test -n "$(FIRST)" -a -n "$(SECOND)" -a -n "$(JUDGE)" || \
-		{ echo "make arena: name two models and a judge, as in make arena FIRST=cream-m3 SECOND=m1 JUDGE=models/m1" >&2; exit 1; }
+		{ echo "make arena: name two models and a judge, as in make arena FIRST=cream-m3 SECOND=m1 JUDGE=http://localhost:8000/v1" >&2; exit 1; }
 	@$(call a_count,$(or $(COUNT),1),COUNT)
 	@$(call a_count,$(or $(SEED),1),SEED)
 	python -m cream.pipeline.stage --no-input notebooks/17_arena.ipynb reports/arena/$(FIRST)-$(SECOND).html first=$(FIRST) second=$(SECOND) \

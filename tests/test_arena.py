@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import optimize, stats
 from test_rankers import always, joining_tokenizer
 from tiny_model import tiny_model
@@ -171,7 +172,8 @@ def test_questions_are_drawn_by_the_seed_and_refused_by_line(tmp_path):
 
 @contextlib.contextmanager
 def endpoint(reply, models=("tiny-judge",)):
-    """An address, and what is asked there with which key. `reply(message, number)` gives the text or a status."""
+    """An address, and what is asked there with which key. `reply(message, number)` gives the text, a status, or what a
+    refusal (400) says."""
     asked, headers, lock = [], [], threading.Lock()
 
     class Endpoint(BaseHTTPRequestHandler):
@@ -185,6 +187,8 @@ def endpoint(reply, models=("tiny-judge",)):
                 headers.append(self.headers.get("Authorization"))
                 number = len(asked)
             text = reply(message, number)
+            if isinstance(text, dict):
+                return self.answer(text, 400)
             if isinstance(text, int):
                 return self.answer({"error": f"no, {self.headers.get('Authorization')}"}, text)
             self.answer({"model": "tiny-judge-0726", "choices": [{"message": {"content": text}}]})
@@ -333,6 +337,23 @@ def test_an_endpoint_that_dies_midway_loses_nothing_and_is_asked_nothing_twice(t
         assert len(asked) == 25 and KEY not in path.read_text()
 
 
+def test_answers_too_long_for_an_endpoint_are_left_out_and_asked_about_again(tmp_path):
+    reads = 40
+
+    def reply(message, number):  # as vLLM 0.32 refuses
+        most = "This model's maximum context length is 40 tokens. However, your prompt contains at least 41 input tokens"
+        long = max(map(len, answers_in(message))) > reads
+        return {"error": {"message": most, "type": "BadRequestError", "code": 400}} if long else likes_plums(message, number)
+
+    with endpoint(reply) as (address, asked, _):
+        pairs, said = both_orders(address, ["plums", "plums" * 9], ["pears", "pears"], tmp_path)
+        assert pairs == [("A", "B"), (None, None)] and len(asked) == 4
+        assert said["too_long"] == 2 and said["asked_again"] == 0
+        reads = 99
+        pairs, said = both_orders(address, ["plums", "plums" * 9], ["pears", "pears"], tmp_path)
+        assert pairs == [("A", "B")] * 2 and len(asked) == 6 and said["too_long"] == 0
+
+
 def test_an_endpoint_that_is_gone_is_one_sentence(tmp_path):
     with endpoint(likes_plums) as (address, _, _):
         pass
@@ -406,9 +427,14 @@ def test_the_prompt_holds_what_is_judged():
 
 
 def test_the_page_says_what_was_found_and_nowhere_is_the_key(tmp_path, monkeypatch, run_stage, model, tokenizer):
-    """m1 and m2 are different toy models."""
+    """m2 writes aaa without end: all that it reads looks the same to it, and "a" is likely there."""
+    m2 = tiny_model(len(tokenizer))
+    m2.model.embed_tokens.weight.data[:] = 1
+    seen = m2.model(torch.tensor([[0]])).last_hidden_state[0, 0].detach()
+    m2.lm_head.weight.data[:] = 0
+    m2.lm_head.weight.data[tokenizer.convert_tokens_to_ids("a")] = 100 * seen / seen.square().sum()
     monkeypatch.setenv("JUDGE_API_KEY", KEY)
-    for name, one in {"m1": model, "m2": tiny_model(len(tokenizer), seed=1)}.items():
+    for name, one in {"m1": model, "m2": m2}.items():
         save_model(one, tokenizer, tmp_path / "models" / name)
     write_rows(tmp_path / "some.jsonl", [{"question": f"<script>{i}</script>", "task": "ab"[i % 2]} for i in range(12)])
     with endpoint(lambda *_: "Verdict: A") as (address, asked, headers):
@@ -422,7 +448,9 @@ def test_the_page_says_what_was_found_and_nowhere_is_the_key(tmp_path, monkeypat
     assert [row["verdicts"] for row in rows] == [["A", "A"]] * 10 and {row["outcome"] for row in rows} == {0.5}
     shown = {tuple(answers_in(message)) for message in asked}
     assert shown == {tuple(row["answers"][::step]) for row in rows for step in (1, -1)}
-    assert "not clearly apart" in said and "the one shown <b>first</b>" in said
+    assert found["cut_off"]["first"] == 10 and {row["answers"][0] for row in rows} == {"a" * 12}
+    assert "not clearly apart" in said and "the one shown <b>first</b>" in said and "<code>some.jsonl</code>" in said
+    assert "10 of <b>m2</b>'s answers" in said and "<b>contradicts itself</b>" in said
     assert "<script>" not in said and "&lt;script&gt;" in said
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 10 and not any(KEY.encode() in path.read_bytes() for path in files)

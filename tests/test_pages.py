@@ -107,7 +107,7 @@ def test_a_stamp_says_how_a_page_was_made(tmp_path, monkeypatch):
     assert stamp(several, profile="mine") == "profile mine, bf16, 4 cores, z80"
     assert stamp(none) == "4 cores, z80"
     Path("params.yaml").write_text(profile.replace("\nprecision: auto", "\nprecision: fp32"))
-    assert stamp(several) == "profile default, fp32, 4 cores, z80"
+    assert stamp(several) == "params.yaml, fp32, 4 cores, z80"
 
 
 def test_a_stamp_names_the_commit_and_changes_of_code(tmp_path, monkeypatch):

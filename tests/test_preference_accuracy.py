@@ -1,6 +1,7 @@
 """notebooks/18_preference_accuracy.ipynb next to toy models, against plain forward passes; and the files it refuses."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -66,6 +67,11 @@ def test_it_agrees_with_plain_forward_passes(tmp_path, run_stage, model, tokeniz
     longer = [(len(pair["chosen"]) > len(pair["rejected"])) + (len(pair["chosen"]) == len(pair["rejected"])) / 2 for pair in PAIRS]
     assert found["longer_is_chosen"] == round(sum(longer) / 12, 4)
     assert "12 pairs" in said and "1 more are left out" in said and "&lt;even&gt; (6)" in said and "<even>" not in said
+    best = max(("m1", "cream-m2"), key=lambda model: found["reward, all"][model]["value"])
+    assert f"the highest of all models is {best}'s, with" in said
+    shutil.rmtree(folder / "models/cream-m2")
+    done, said = run_stage(NOTEBOOK, file="pairs.jsonl")
+    assert done.returncode == 0 and "12 pairs" in said and "highest" not in said
 
 
 def test_without_models_or_with_pairs_too_long_it_says_so(tmp_path, run_stage, model, tokenizer):

@@ -19,6 +19,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+from cream.data.errors import InputError
 from cream.data.files import read_rows, write_json, write_rows
 from cream.pipeline.parameters import label_of, settings_digest
 from cream.report import figures, findings, results, statistics
@@ -62,6 +63,13 @@ def test_mcnemar_and_holm():
     assert table["p, Holm"].tolist() == [0.09375, 0.5, 1.0]
     assert table.p[1] == mcnemar([[0, 3], [0, 0]], exact=True).pvalue
     assert table[["only it is right", "only the other is right"]].values.tolist() == [[6, 0], [3, 0], [0, 0]]
+
+
+def test_a_run_that_is_not_complete_is_told(tmp_path):
+    params = {"rank": {"m1": {}}, "train": {"cream-m2": {"start": "m1", "method": "cream"}}}
+    write_rows(tmp_path / "data/answers/m0.jsonl", [{"id": "1"}])
+    with pytest.raises(InputError, match="not complete, the answers of m1, cream-m2 are missing: run `make repro`"):
+        results.answers(params, tmp_path)
 
 
 def test_newly_answered_and_failed():

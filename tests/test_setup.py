@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,6 +20,13 @@ def test_every_requirement_is_locked_to_one_version():
     locked = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert {*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["test"]} <= locked
+
+
+def test_every_requirement_runs_on_the_least_python_asked_for():
+    least = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=") + ".0"
+    names = [line.split("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    needs = {name: metadata(name)["Requires-Python"] or "" for name in names}
+    assert {name: need for name, need in needs.items() if not SpecifierSet(need).contains(least)} == {}
 
 
 def test_conda_takes_the_same_pins():

@@ -219,8 +219,9 @@ def test_the_card_tells_the_lineage_and_the_numbers(root):
     with_results(root)
     card = card_of(PARAMS, "cream-m3", 4321, root)
     assert "M3 by the method CREAM" in card.text and "It has 4,321 parameters." in card.text
+    assert "Rows of each split: test 100, seed 77, prompts-1 4. The" in card.text
     assert cells(card.text, "m0", "Lineage")[1:] == ["–", "a Llama from random weights, pretrained on 12,345 sums"]
-    assert cells(card.text, "m1", "Lineage")[1:] == ["m0", "SFT on 77 examples, 1 epochs"]
+    assert cells(card.text, "m1", "Lineage")[1:] == ["m0", "SFT on 77 examples, 1 epoch"]
     assert cells(card.text, "cream-m2", "Lineage")[1:] == ["m1", "CREAM, 1,234 pairs, mean C 0.61"]
     assert cells(card.text, "cream-m3", "Lineage")[1:] == ["cream-m2", "CREAM, 765 pairs, mean C 0.72"]
     # Wilson by hand for 70 of 100: centre (0.7 + 1.9207 / 100) / 1.038415 = 0.6926, half width 0.0883.
@@ -304,6 +305,7 @@ def test_the_paper_is_cited_as_in_the_readme(root):
 def test_an_uploaded_model_answers_as_ours(root):
     folder = share(PARAMS, "cream-m3", root)
     assert {file.suffix for file in folder.iterdir()} == {".json", ".jinja", ".md", ".safetensors"}
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1  # the weights can be read by whoever reads the card
     command = f"from pathlib import Path; from cream.share.folder import upload; print(upload(Path({str(folder)!r}), 'owner/new'))"
     there = {"adapter_config.json": b"{}", "notes.txt": b"kept"}  # of a model that was shared there before
     repositories = {"models/owner/new": ("0" * 40, there)}

@@ -34,7 +34,7 @@ def _rows(path, texts, perhaps=frozenset()):
     """The rows of a file, each checked: it has text in these columns, and text or nothing in those that it has perhaps."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no file {path}: give one with a row for each comparison")
+        raise InputError(f"there is no file {path.resolve()}: give one with a row for each comparison")
     kind, rows = ("row", _read_parquet(path)) if path.suffix == ".parquet" else ("line", read_rows(path))
     for number, row in enumerate(rows, start=1):
         wrong = [column for column in texts if not is_text(row.get(column))]

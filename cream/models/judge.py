@@ -70,7 +70,7 @@ def judge_named(name, model="", root=".", precision="auto"):
     repo, _, commit = name.partition("@")
     if not Path(root, name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", name):
         raise InputError(
-            f"there is no judge {name!r}: give the folder of a model, as models/m1, a Hub id with its commit, as "
+            f"there is no judge {name!r}: give the folder of a model, a Hub id with its commit, as "
             "owner/name@<40 hex digits>, or the address of an endpoint, as http://localhost:8000/v1"
         )
     folder = Path(root, name) if Path(root, name).is_dir() else model_folder(repo, commit, root)
@@ -128,6 +128,8 @@ def endpoint_judge(address, model=""):
     def ask_one(message):
         body = {"model": model, "messages": [{"role": "user", "content": message}], **settings}
         answer = send("POST", "/chat/completions", json=body)
+        if answer is None:
+            return {"reply": "", "too_long": True}
         reply = _said(answer, "choices", 0, "message", "content") or ""
         return {"reply": reply, "model": answer.get("model"), "fingerprint": answer.get("system_fingerprint")}
 
@@ -173,8 +175,9 @@ def ask_once(judge, messages, kept):
     with open(path, "a") as file, tqdm(total=len(missing), desc="judging", unit="verdict", disable=not missing) as bar:
         for number, reply in judge.ask(list(missing.values())) if missing else ():
             found[asked[number]] = reply
-            file.write(f"\n{json.dumps({'key': asked[number], **reply})}")  # on a line of its own, even behind half a one
-            file.flush()
+            if "too_long" not in reply:  # those are no replies: the same endpoint may read more when it is started again
+                file.write(f"\n{json.dumps({'key': asked[number], **reply})}")  # on a line of its own, even behind half a one
+                file.flush()
             bar.update()
     return [found[key] for key in keys]
 
@@ -210,7 +213,7 @@ def _several_at_once(ask_one, messages):
 
 
 def _send(client, address, key, method, path, **body):
-    """What the endpoint answers, as JSON. What passes (no answer, too many questions, a server's fault) is tried again."""
+    """What the endpoint answers, as JSON; None where it says that it is asked too much at once. What passes (no answer, too many questions, a server's fault) is tried again."""
     for wait in (*WAITS, None):
         try:
             response = client.request(method, address + path, **body)
@@ -218,6 +221,8 @@ def _send(client, address, key, method, path, **body):
                 return response.json()
             if path == "/models" and response.status_code == 404:  # not every server has a list
                 return {"data": []}
+            if response.status_code == 400 and re.search("context.(length|size)", response.text):
+                return None
             problem = f"it answers {response.status_code}, {' '.join(response.text.split())[:200]}"
             passes = response.status_code in (408, 429) or response.status_code >= 500
         except (httpx.InvalidURL, httpx.UnsupportedProtocol):

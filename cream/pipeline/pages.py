@@ -20,7 +20,7 @@ KEPT = {
     "seeds": "make seeds N=5",
     "sweeps": 'make sweep SET="dpo.sft_weight=0,0.1,1" N=3',
     "profiles": "make profile NAME=methods",
-    "arena": "make arena FIRST=cream-m3 SECOND=m1 JUDGE=models/m1",
+    "arena": "make arena FIRST=cream-m3 SECOND=m1 JUDGE=http://localhost:8000/v1",
     "preferences": "make preference-accuracy FILE=pairs.jsonl",
     "speed": "make bench",
     "engines": "python -m cream.pipeline.stage notebooks/14_engines.ipynb reports/engines.html",
@@ -109,14 +109,14 @@ def stamp(notebook, given):
         path = "params.yaml" if profile == "default" else f"profiles/{profile}.yaml"
         params = load_parameters(path)
         seed = [] if '"profile = ' in source else [f"seed {params['seed']}"]
-        words = [f"profile {_same_profile(path)}", *seed, _precision(params["precision"])]
+        words = [_same_profile(path), *seed, _precision(params["precision"])]
     return ", ".join([*words, _machine(), *_commit()])
 
 
 def _same_profile(path):
-    """The file of profiles/ that reads the same but for the seed; else "default"."""
+    """The file of profiles/ that reads the same but for the seed; else the path itself, whatever that now holds."""
     same = (other.stem for other in sorted(Path("profiles").glob("*.yaml")) if _but_seed(other) == _but_seed(path))
-    return next(same, "default")
+    return next((f"profile {name}" for name in same), path)
 
 
 def _but_seed(path):

@@ -50,7 +50,7 @@ def show_table(table, caption, precision, folded=False, texts=()):
     styled = styled.format(precision=precision, na_rep="–", escape="html").set_uuid(re.sub(r"\W+", "-", caption)[:40])
     styled = styled.format_index(escape="html").format_index(escape="html", axis=1)
     if texts:
-        look = {"text-align": "left", "white-space": "pre-wrap", "min-width": "5rem"}
+        look = {"text-align": "left", "white-space": "pre-wrap", "min-width": "7rem"}
         styled = styled.set_properties(subset=list(texts), **look).hide()
     kind = "table texts" if texts else "table"
     if folded:

@@ -13,6 +13,7 @@ import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from cream.data.errors import InputError
 from cream.data.files import read_rows
 from cream.method.consistency import kendall_tau_b, spearman
 from cream.method.pairs import consistency_of, rankers_for, scores_of
@@ -117,7 +118,10 @@ def rankings(params, root=".."):
 
 
 def answers(params, root=".."):
-    """One row a model and question."""
+    """One row a model and question; an InputError where models of the run have no answers yet."""
+    missing = [model for model in models_of(params) if not Path(root, "data", "answers", f"{model}.jsonl").exists()]
+    if missing:
+        raise InputError(f"the run is not complete, the answers of {', '.join(missing)} are missing: run `make repro`")
     return pd.DataFrame(
         {"model": model, **row}
         for model in models_of(params)

@@ -58,6 +58,8 @@ def share(params, name, root=".", adapter=False):
         save_model(model, tokenizer, folder)
         model.generation_config.save_pretrained(folder)  # an adapter is saved without it
         card_of(params, name, model.num_parameters(), root, adapter).save(folder / "README.md")
+        for weights in folder.glob("*.safetensors"):  # written so that their owner alone may read them
+            weights.chmod((folder / "README.md").stat().st_mode)
     return Path(root, "share", name)
 
 
