@@ -64,9 +64,9 @@ def test_bad_input_is_one_sentence_and_the_notebook_is_kept(folder):
 
 
 def test_any_other_fault_keeps_its_traceback(folder):
-    done = stage(folder, "def inner():\n    open('nowhere')\n\n\ninner()")
+    done = stage(folder, "def inner():\n    int('x')\n\n\ninner()")
     assert done.returncode == 1 and "Traceback (most recent call last)" in done.stderr and "inner" in done.stderr
-    assert "Stage some failed in cell 1: FileNotFoundError: " in done.stderr.splitlines()[-2]
+    assert "Stage some failed in cell 1: ValueError: " in done.stderr.splitlines()[-2]
     assert ".failed/some.ipynb" in done.stderr.splitlines()[-1] and (folder / ".failed" / "some.ipynb").exists()
 
 

@@ -213,7 +213,8 @@ def _several_at_once(ask_one, messages):
 
 
 def _send(client, address, key, method, path, **body):
-    """What the endpoint answers, as JSON; None where it says that it is asked too much at once. What passes (no answer, too many questions, a server's fault) is tried again."""
+    """What the endpoint answers, as JSON; None where it says that a question is longer than its context. What passes (no
+    answer, too many questions, a server's fault) is tried again."""
     for wait in (*WAITS, None):
         try:
             response = client.request(method, address + path, **body)
