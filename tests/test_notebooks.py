@@ -30,7 +30,8 @@ MEASURED = {
 }
 GROWN = {"N": 1, "prompts": 1, "longest response": 8, "parameters": 2e6, "measurements": MEASURED["measurements"]}
 
-# The first notebook trains for a minute; with these numbers for seconds. The run ends after the first round.
+# The first notebook trains for a minute; with these numbers for seconds. The run ends after the first round, and there is
+# no endpoint.
 CHANGES = {
     "00_cream_in_ten_minutes.ipynb": {
         "count=32000": "count=16000",
@@ -38,7 +39,10 @@ CHANGES = {
         'rows["prompts"][:1000]': 'rows["prompts"][:300]',
         'test = rows["test"]': 'test = rows["test"][:100]',
     },
-    "17_arena.ipynb": {'first = "cream-m3"': 'first = "cream-m2"'},
+    "17_arena.ipynb": {
+        'first = "cream-m3"': 'first = "cream-m2"',
+        'judge = "http://localhost:8000/v1"': 'judge = "models/m1"',
+    },
 }
 
 # Seeds and sweeps are over several runs: see test_seeds.py. Engines need vLLM, and heads larger than the tiny model's: see
