@@ -96,9 +96,8 @@ chat: .venv/ready  ## talk to MODEL=cream-m3 of the run in the terminal, or to t
 share: .venv/ready  ## write MODEL=cream-m3 and its model card to share/; with TO=name/repository, upload it to the Hub
 	@python -m cream.share.folder $(MODEL) $(if $(ADAPTER),--adapter) $(if $(TO),--to $(TO))
 
-# Three processes, on two cores too: a test waits while a process that it has started begins.
 test: .venv/ready  ## run all tests, the pipeline on a tiny model among them
-	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready  ## look for unused, unsorted and doubtful code with ruff, notebooks included
 	ruff check
