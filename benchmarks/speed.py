@@ -392,10 +392,10 @@ def _operations(model, pairs):
 def measure(ways, repeats, what):
     """{way: the seconds of each repeat, the peak in MB above the loaded model, and the result}."""
     os.environ |= {**ALLOCATOR, **os.environ}  # as in a stage, for all ways
-    spawn, workers = get_context("spawn"), {}
+    clean, workers = get_context("forkserver"), {}  # forks of a process that has imported what this file does, and no more
     for way, load in ways.items():
-        here, there = spawn.Pipe()
-        process = spawn.Process(target=_serve, args=(there, load), daemon=True)
+        here, there = clean.Pipe()
+        process = clean.Process(target=_serve, args=(there, load), daemon=True)
         process.start()
         workers[way] = process, here
         there.close()  # so that a process that dies ends the wait for its answer

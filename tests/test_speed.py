@@ -90,7 +90,7 @@ def test_ways_take_turns_in_processes_that_load_once(forks):
 
 
 @pytest.mark.parametrize("what", ["sampling", "scoring", "training"])
-def test_a_way_can_be_handed_to_a_process_that_starts_anew(what):
+def test_a_way_can_be_handed_to_a_process_of_its_own(what):
     assert pickle.loads(pickle.dumps(speed._ways(what))).keys() == speed._ways(what).keys()
 
 
