@@ -20,17 +20,20 @@ repro: .venv/ready  ## run the whole loop; what is up to date is skipped. Then o
 	dvc repro
 	@python -m cream.report.summary
 
+# The index links what the commands below make. Where `make repro` has not run there is none to make anew.
+INDEX = test ! -d data/answers || dvc repro --single-item --force index
+
 # These three make their runs in clones of HEAD under .runs/, JOBS at a time (see cream/pipeline/sweep.py), so that the workspace's
 # run stays as it is. A killed one goes on after the last finished stage of each run.
 RUNS = python -m cream.pipeline.sweep $(if $(JOBS),--jobs $(JOBS)) $(FILE)
 FILE = $(if $(PROFILE),profiles/$(PROFILE).yaml,params.yaml)
 
 seeds: .venv/ready  ## run it all with the seeds 1 to N (N=3), perhaps of PROFILE=methods: reports/seeds.html
-	@$(call a_count,$$N)
+	@$(call several,$$N)
 	@$(call committed,$(FILE))
 	$(RUNS) seed=1..$(N)
 	python -m cream.pipeline.stage --no-input notebooks/12_seeds.ipynb $(if $(PROFILE),reports/$(PROFILE)/seeds.html profile=$(PROFILE),reports/seeds.html)
-	dvc repro --single-item --force index
+	$(INDEX)
 
 # The page is named after the keys of SET, and after the profile, if there is one.
 comma := ,
@@ -38,11 +41,11 @@ space := $(subst ,, )
 keys = $(subst $(space),$(1),$(strip $(foreach setting,$(SET),$(firstword $(subst =, ,$(setting))))))
 sweep: .venv/ready  ## the same with each value of SET="dpo.sft_weight=0,0.1,1": reports/sweeps/dpo.sft_weight.html
 	@test -n "$(SET)" || { echo 'make sweep: SET is empty: give a key and its values, as in SET="dpo.sft_weight=0,0.1,1"' >&2; exit 1; }
-	@$(call a_count,$$N)
+	@$(call several,$$N)
 	@$(call committed,$(FILE))
 	$(RUNS) $(SET) seed=1..$(N)
 	python -m cream.pipeline.stage --no-input notebooks/16_sweep.ipynb reports/sweeps/$(PROFILE:%=%-)$(call keys,-).html keys=$(call keys,$(comma)) $(PROFILE:%=profile=%)
-	dvc repro --single-item --force index
+	$(INDEX)
 
 # Its two reports are kept a folder down: their links that begin with ./ lead to the workspace's pages (see cream/pipeline/pages.py).
 profile: FILE = profiles/$(NAME).yaml
@@ -53,8 +56,10 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...)
 	@for page in consistency benchmark; do \
 		sed 's|href="\./|href="../|g' .runs/$(NAME)/run/reports/$$page.html > reports/$(NAME)/$$page.html; \
 	done
-	dvc repro --single-item --force index
+	$(INDEX)
 
+# Intervals over seeds need two at least.
+several = case "$(1)" in ''|0*|1|*[!0-9]*) echo "make $@: N is '$(1)': give a number of seeds from 2 on, as in make $@ N=3" >&2; exit 1;; esac
 a_count = case "$(1)" in ''|0*|*[!0-9]*) echo "make $@: $(or $(2),N) is '$(1)': give a positive integer, as in make $@ $(or $(2),N)=3" >&2; exit 1;; esac
 # They run committed code: what shapes a result must have no changes, nor the parameter file where runs are compared.
 committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || \
@@ -63,14 +68,14 @@ committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $
 
 # On models/m1 and the first round's prompts, or MODEL=folder and QUESTIONS=file (rows with a question).
 bench: .venv/ready  ## time sampling, scoring and training against the ordinary ways: reports/benchmarks/speed.html
-	python benchmarks/speed.py $(if $(MODEL),--model $(MODEL)) $(if $(QUESTIONS),--questions $(QUESTIONS))
+	python benchmarks/speed.py $(if $(MODEL),--model "$(MODEL)") $(if $(QUESTIONS),--questions "$(QUESTIONS)")
 	python -m cream.pipeline.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
-	dvc repro --single-item --force index
+	$(INDEX)
 
 bench-gpu: .venv/ready  ## the same on a GPU, in each precision, with a Llama of 8 billion random weights; minutes
 	python benchmarks/gpu.py
 	python -m cream.pipeline.stage --no-input notebooks/15_speed.ipynb reports/benchmarks/speed.html
-	dvc repro --single-item --force index
+	$(INDEX)
 
 # JUDGE: the folder of a model, a Hub id with its commit, or the address of an endpoint (JUDGE_MODEL=name, and its key in
 # JUDGE_API_KEY in the environment). PROMPTS=file, COUNT=200 and SEED=1 are the questions.
@@ -79,15 +84,15 @@ arena: .venv/ready  ## two models answer, a JUDGE compares: FIRST=cream-m3 SECON
 		{ echo "make arena: name two models and a judge, as in make arena FIRST=cream-m3 SECOND=m1 JUDGE=http://localhost:8000/v1" >&2; exit 1; }
 	@$(call a_count,$(or $(COUNT),1),COUNT)
 	@$(call a_count,$(or $(SEED),1),SEED)
-	python -m cream.pipeline.stage --no-input notebooks/17_arena.ipynb reports/arena/$(FIRST)-$(SECOND).html first=$(FIRST) second=$(SECOND) \
-		judge=$(JUDGE) $(JUDGE_MODEL:%=judge_model=%) $(PROMPTS:%=prompts=%) $(COUNT:%=count=%) $(SEED:%=seed=%)
-	dvc repro --single-item --force index
+	python -m cream.pipeline.stage --no-input notebooks/17_arena.ipynb reports/arena/$(FIRST)-$(SECOND).html "first=$(FIRST)" "second=$(SECOND)" \
+		"judge=$(JUDGE)" $(if $(JUDGE_MODEL),"judge_model=$(JUDGE_MODEL)") $(if $(PROMPTS),"prompts=$(PROMPTS)") $(COUNT:%=count=%) $(SEED:%=seed=%)
+	$(INDEX)
 
 preference-accuracy: FILE =
 preference-accuracy: .venv/ready  ## how often each model's reward prefers the chosen response of the pairs in FILE
 	@test -n "$(FILE)" || { echo "make preference-accuracy: FILE is empty: name a file of pairs, as in FILE=pairs.jsonl" >&2; exit 1; }
-	python -m cream.pipeline.stage --no-input notebooks/18_preference_accuracy.ipynb reports/preference_accuracy.html file=$(FILE)
-	dvc repro --single-item --force index
+	python -m cream.pipeline.stage --no-input notebooks/18_preference_accuracy.ipynb reports/preference_accuracy.html "file=$(FILE)"
+	$(INDEX)
 
 chat: .venv/ready  ## talk to MODEL=cream-m3 of the run in the terminal, or to two: MODEL="m1 cream-m3"
 	@python -m cream.share.conversation $(MODEL)

@@ -42,7 +42,7 @@ SAMPLING = dict(temperature=0.8, top_p=0.95)
 TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=2)
 OFFICIAL_BATCH = 6
 SIZE, PRODUCTS = 2048, 10  # of the matrices that show the machine's rate
-GROWTH = [{}, {"n": 1}, {"count": 4}, {"longest": 8}, {"width": 1 / 3}]  # one change at a time
+GROWTH = [{}, {"n": 1}, {"longest": 8}, {"width": 1 / 3}]  # one change at a time, on half of the prompts
 
 
 def main():
@@ -76,7 +76,10 @@ def main():
             "measurements": found,
             "machine_rate": {what: PRODUCTS * 2 * SIZE**3 / median(seconds) for what, seconds in products.items()},
             "operations": {what: _operations(model, inputs[what]) for what in products},
-            "growth": [_growth(folder, prompts, responses, **change) for change in GROWTH],
+            "growth": [
+                _row(folder, N, len(prompts), LONGEST, found),
+                *(_growth(folder, prompts, responses, **change) for change in GROWTH),
+            ],
         },
     )
 
@@ -313,7 +316,8 @@ def _ways(what):
             "cream, bf16": partial(training_by_cream, precision="bf16"),
         },
     }[what.split(",")[0]]
-    missing = {"vLLM": not find_spec("vllm"), "cream, bf16": fast_dtype() != torch.bfloat16}
+    # vLLM takes a minute to start, so it is left out where it would say the same again.
+    missing = {"vLLM": not find_spec("vllm") or "," in what, "cream, bf16": fast_dtype() != torch.bfloat16}
     return {way: load for way, load in ways.items() if not missing.get(way)}
 
 
@@ -353,8 +357,9 @@ def _first_and_last(prompts, responses, log_probs):
     return rows
 
 
-def _growth(folder, prompts, responses, n=N, count=2, longest=LONGEST, width=1):
+def _growth(folder, prompts, responses, n=N, count=None, longest=LONGEST, width=1):
     """The first way of each measurement and CREAM's, one turn each, with an input or the model of another size."""
+    count = count or len(prompts) // 2
     prompts, responses = prompts[:count], [[tokens[:longest] for tokens in rows[:n]] for rows in responses[:count]]
     with TemporaryDirectory() as resized:
         if width != 1:
@@ -364,7 +369,13 @@ def _growth(folder, prompts, responses, n=N, count=2, longest=LONGEST, width=1):
             ways = _ways(what)
             ways = {way: partial(ways[way], folder, given) for way in (next(iter(ways)), "cream")}
             found[what] = measure(ways, 1, f"{what}, {n} responses of {longest} to {count} prompts, width {width:.2f}")
-        size = sum(weight.numel() for weight in load_model(folder).parameters())
+        return _row(folder, n, count, longest, found)
+
+
+def _row(folder, n, count, longest, found):
+    """The sizes, and of each measurement the first way and CREAM's."""
+    found = {what: {way: ways[way] for way in (next(iter(ways)), "cream")} for what, ways in found.items() if "," not in what}
+    size = sum(weight.numel() for weight in load_model(folder).parameters())
     return {"N": n, "prompts": count, "longest response": longest, "parameters": size, "measurements": found}
 
 
@@ -450,8 +461,8 @@ def _options():
     for path in (options.model, options.questions):
         if not path.exists():
             parser.error(f"{path} is not there: run `make repro` first, or name another")
-    if options.prompts % TRAINING["batch_size"]:
-        parser.error(f"--prompts: give a multiple of {TRAINING['batch_size']}, so that every batch of training is full")
+    if options.prompts % (2 * TRAINING["batch_size"]):
+        parser.error(f"--prompts: give a multiple of {2 * TRAINING['batch_size']}, so that every batch of training is full")
     return options
 
 

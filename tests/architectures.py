@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_model import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cream.models.architectures import attention_span
+from cream.models.architectures import PLAIN, attention_span
 from cream.models.logprobs import response_logprobs, shares_prompts
 from cream.models.sampling import generate, reader_for
 from cream.models.selftest import WRITTEN
@@ -387,7 +387,8 @@ def measure(name):
 
 def fast_attention(model):
     """The attention that load_model gives a model on a CPU."""
-    return "grouped_sdpa" if model.config._attn_implementation == "sdpa" else model.config._attn_implementation
+    ours = model.config.model_type in PLAIN and model.config._attn_implementation == "sdpa"
+    return "grouped_sdpa" if ours else model.config._attn_implementation
 
 
 TEXT = """\

@@ -427,21 +427,21 @@ def test_the_prompt_holds_what_is_judged():
 
 
 def test_the_page_says_what_was_found_and_nowhere_is_the_key(tmp_path, monkeypatch, run_stage, model, tokenizer):
-    """m2 writes aaa without end: all that it reads looks the same to it, and "a" is likely there."""
+    """srlm-m2 writes aaa without end: all that it reads looks the same to it, and "a" is likely there."""
     m2 = tiny_model(len(tokenizer))
     m2.model.embed_tokens.weight.data[:] = 1
     seen = m2.model(torch.tensor([[0]])).last_hidden_state[0, 0].detach()
     m2.lm_head.weight.data[:] = 0
     m2.lm_head.weight.data[tokenizer.convert_tokens_to_ids("a")] = 100 * seen / seen.square().sum()
     monkeypatch.setenv("JUDGE_API_KEY", KEY)
-    for name, one in {"m1": model, "m2": m2}.items():
+    for name, one in {"m1": model, "srlm-m2": m2}.items():
         save_model(one, tokenizer, tmp_path / "models" / name)
     write_rows(tmp_path / "some.jsonl", [{"question": f"<script>{i}</script>", "task": "ab"[i % 2]} for i in range(12)])
     with endpoint(lambda *_: "Verdict: A") as (address, asked, headers):
-        done, said = run_stage("17_arena", first="m2", second="m1", prompts="some.jsonl", count=10, judge=address)
+        done, said = run_stage("17_arena", first="srlm-m2", second="m1", prompts="some.jsonl", count=10, judge=address)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "results/arena/m2-m1.json").read_text())
-    rows = read_rows(tmp_path / "results/arena/m2-m1.jsonl")
+    found = json.loads((tmp_path / "results/arena/srlm-m2-m1.json").read_text())
+    rows = read_rows(tmp_path / "results/arena/srlm-m2-m1.jsonl")
     assert set(headers) == {f"Bearer {KEY}"} and len(asked) == 20
     assert found["contradictory_count"] == 10 and found["win_rate"]["value"] == 0.5 and found["first_position"]["value"] == 1
     assert found["judge"]["name"] == "tiny-judge" and found["judge"]["replies_are_of"] == [{"model": "tiny-judge-0726"}]
@@ -450,7 +450,7 @@ def test_the_page_says_what_was_found_and_nowhere_is_the_key(tmp_path, monkeypat
     assert shown == {tuple(row["answers"][::step]) for row in rows for step in (1, -1)}
     assert found["cut_off"]["first"] == 10 and {row["answers"][0] for row in rows} == {"a" * 12}
     assert "not clearly apart" in said and "the one shown <b>first</b>" in said and "<code>some.jsonl</code>" in said
-    assert "10 of <b>m2</b>'s answers" in said and "<b>contradicts itself</b>" in said
+    assert "10 of <b>srlm-m2</b>'s answers" in said and "<b>contradicts itself</b>" in said
     assert "<script>" not in said and "&lt;script&gt;" in said
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 10 and not any(KEY.encode() in path.read_bytes() for path in files)

@@ -33,7 +33,7 @@ def write_result(root, stage, base, revision):
 
 def write_model(folder, parameters, **config):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
     save_file({"w": torch.zeros(parameters, dtype=torch.bfloat16)}, folder / "model.safetensors")
 
 
@@ -294,6 +294,7 @@ NOT_CAUSAL = r"is no causal language model \(its config.json says {}\): take a c
         ({"model_type": "llama", "compression_config": {"format": "int-quantized"}}, QUANTISED),
         ({"model_type": "llama4", "text_config": {"quantization_config": {"quant_method": "fbgemm_fp8"}}}, QUANTISED),
         ({"model_type": "chatglm", "auto_map": {"AutoConfig": "configuration_chatglm.ChatGLMConfig"}}, CUSTOM),
+        ({"model_type": None}, "has a config.json without a model_type: save the model again"),
         ({"model_type": "llama9"}, r"is a llama9, which transformers \d.* does not know: take another model"),
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, NOT_CAUSAL.format("BertForMaskedLM")),
         ({"model_type": "roberta", "architectures": ["RobertaModel"]}, NOT_CAUSAL.format("RobertaModel")),

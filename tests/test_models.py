@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from templates import template_tokenizer, tokenizer_with
 from tiny_model import tiny_model
-from transformers import GenerationConfig
+from transformers import GenerationConfig, OlmoConfig, OlmoForCausalLM
 
 from cream.data.errors import InputError
 from cream.models import embedded
@@ -205,6 +205,15 @@ def test_models_are_loaded_for_reading_or_for_training(tmp_path, model, tokenize
     assert not load_model(tmp_path / "m1").training
     assert load_model(tmp_path / "m1", trainable=True).training
     assert load_model(tmp_path / "m1", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_only_plain_architectures_get_our_attention(tmp_path, model, tokenizer):
+    """Others may hand attention more than it takes, such as a bias of their own."""
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    other = OlmoForCausalLM(OlmoConfig(**sizes, num_attention_heads=2, num_key_value_heads=1, eos_token_id=0))
+    for name, one, attention in (("plain", model, "grouped_sdpa"), ("other", other, "sdpa")):
+        save_model(one, tokenizer, tmp_path / name)
+        assert load_model(tmp_path / name).config._attn_implementation == attention
 
 
 def test_bf16_is_taken_only_where_it_is_fast(monkeypatch):

@@ -318,7 +318,7 @@ def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):
     done = run(finished, *command, check=False)
     (finished / "params.yaml").write_text(profile)
     assert done.returncode == 1
-    assert "01_data failed in cell" in done.stderr and "broken/test.jsonl, line 1 is not JSON" in done.stderr
+    assert "Stage data failed in cell" in done.stderr and "broken/test.jsonl, line 1 is not JSON" in done.stderr
     assert sorted((path.name, path.read_bytes()) for path in splits.iterdir()) == before
 
 

@@ -96,7 +96,7 @@ def test_a_file_of_pairs_is_read_with_its_subsets(tmp_path, kind):
     assert list(table) == ["prompt", "chosen", "rejected", "subset"]
     assert table.to_dict("records") == [{column: pair[column] for column in table} for pair in PAIRS]
     write([{column: pair[column] for column in ("prompt", "chosen", "rejected")} for pair in PAIRS])
-    assert set(read_preferences(path).subset) == {"all"}
+    assert set(read_preferences(path).subset) == {"no subset"}
     number = {"jsonl": "line 2", "parquet": "row 2"}[kind]
     for bad in ({"chosen": None}, {"chosen": ""}, {"prompt": None}):
         write([PAIRS[0], {**PAIRS[1], **bad}])

@@ -144,8 +144,21 @@ def test_samples_are_averaged_question_by_question():
     answers = pd.DataFrame(
         {"model": ["m1", "m1", "m0"], "id": ["a", "b", "a"], "sampled_correct": [[True, False], [True, True], []]}
     )
-    assert results.sampled_accuracy(answers).value.to_dict() == {"m1": 0.75}
-    assert results.sampled_accuracy(answers.drop(columns="sampled_correct")).empty
+    assert results.sampled_accuracy(results.sampled_shares(answers)).value.to_dict() == {"m1": 0.75}
+    assert results.sampled_shares(answers.drop(columns="sampled_correct")).empty
+
+
+def test_differences_of_samples_are_paired_by_question():
+    shares = pd.DataFrame({"m1": [0.25, 0.5, 1.0], "m2": [0.5, 0.75, 1.0]}, index=list("abc"))
+    found = results.differences([("m2", "m1")], right=shares, value="sampled_accuracy").iloc[0]
+    assert found.value == pytest.approx(0.5 / 3) and 0 <= found.low < found.value < found.high == pytest.approx(0.25)
+
+
+def test_the_ceiling_of_c_is_that_of_a_ranking_with_itself():
+    rewards = [[1.0, 2.0, 3.0], [1.0, 1.0, 2.0], [0.0, 0.0, 0.0]]  # of 3 pairs 3, 2 and none are in an order
+    rows = pd.DataFrame({"policy": "m1", "scores": [{"reward": r} for r in rewards], "chosen": [2, 2, np.nan]})
+    ceiling = results.consistency_ceiling({"ranking": {"measure": "kendall"}}, rows)
+    assert ceiling.to_dict() == {"m1": pytest.approx((1 + 5 / 6) / 2)}
 
 
 def test_transcripts_are_of_questions_on_which_models_differ_most():
@@ -191,6 +204,9 @@ def test_rewards_in_words():
     assert "M1's reward <b>tells</b> right from wrong" in text and "higher in 80% (vote 70%); chance is 50%." in text
     assert "On the responses of SRLM's M2 this <b>falls</b> to 60% (vote 70%)." in text
     assert "On the responses of CREAM's M2 this is 75% (vote 70%)." in text
+    assert "ranks better than the reward" not in text
+    tables = {"reward": tables["reward"], "log p": table(m1=0.85, srlm_m2=0.7, cream_m2=0.8)}
+    assert findings.rewards_in_words(params, tables, lines).endswith("ranks better than the reward on all of these.")
     assert "does <b>not</b> tell" in findings.rewards_in_words(params, {"reward": table(m1=0.5)}, lines)
 
 
@@ -200,27 +216,28 @@ KEY, RANDOM = results.CONTROLS.values()
 
 def test_the_controls_come_first_where_they_do_not_hold():
     plain = {("SRLM", "M1"): DOWN, ("CREAM", "SRLM"): UP}
-    conclusion, controls, *ends = findings.paragraphs({(KEY, "M1"): UP, (RANDOM, "M1"): DOWN, **plain})
-    assert conclusion.startswith("CREAM did <b>better</b>")
-    assert controls.startswith("The controls hold: ") and "<b>above</b> M1 (+10.0 points, +5.0 to +15.0)" in controls
-    assert ends == [
-        "SRLM ends <b>below</b> M1 (−10.0 points, −15.0 to −5.0).",
-        "CREAM ends <b>above</b> SRLM (+10.0 points, +5.0 to +15.0).",
-    ]
+    conclusion, controls = findings.paragraphs({(KEY, "M1"): UP, (RANDOM, "M1"): DOWN, **plain})
+    assert conclusion == (
+        "Self-rewarding did <b>not</b> help here. Below M1, the model that it starts from: SRLM. "
+        "CREAM ends <b>above</b> plain self-rewarding (SRLM), and a fixed C was not run."
+    )
+    assert controls.startswith("The controls hold: ") and "<b>above</b> M1, +10.0 points (+5.0 to +15.0)" in controls
+    table = findings.differences_in_words({"greedy": plain})
+    assert table.greedy.to_dict() == {"SRLM less M1": "−10.0 (−15.0 to −5.0)", "CREAM less SRLM": "+10.0 (+5.0 to +15.0)"}
     first, *_ = findings.paragraphs({(KEY, "M1"): LEVEL, (RANDOM, "M1"): DOWN, **plain})
-    assert first.startswith("The controls do <b>not</b> hold") and "<b>not clearly apart</b> from M1" in first
-    assert findings.paragraphs({("SRLM", "M1"): DOWN})[0].startswith("This run has no controls")
+    assert first.startswith("The controls do <b>not</b> hold") and "<b>not clearly different</b> from M1" in first
+    assert findings.paragraphs({("SRLM", "M1"): DOWN})[1].startswith("This run has no controls")
 
 
 @pytest.mark.parametrize(
     "plain, fixed, words",
     [
-        (UP, UP, "better than a fixed C"),
-        (UP, LEVEL, "no clear difference from a fixed C"),
-        (UP, DOWN, "a fixed C did better still"),
+        (UP, UP, "above the same loss with a fixed C"),
+        (UP, LEVEL, "not clearly different from a fixed C"),
+        (UP, DOWN, "a fixed C does better still"),
         (UP, None, "a fixed C was not run"),
-        (LEVEL, LEVEL, "no clear difference"),
-        (DOWN, UP, "worse"),
+        (LEVEL, LEVEL, "CREAM is <b>not clearly different</b> from plain"),
+        (DOWN, UP, "CREAM ends <b>below</b> plain"),
     ],
 )
 def test_the_conclusion_follows_the_numbers_whichever_way_they_fall(plain, fixed, words):
@@ -228,7 +245,24 @@ def test_the_conclusion_follows_the_numbers_whichever_way_they_fall(plain, fixed
     if fixed:
         found["CREAM", "fixed C 0.7"] = fixed
     text = findings.paragraphs(found)[0]
-    assert words in text and text.startswith("CREAM")
+    assert words in text and text.startswith("Self-rewarding did <b>not</b> help here. Below M1, the model that it starts from: SRLM and CREAM.")
+
+
+def test_the_conclusion_says_whether_self_rewarding_helped():
+    up, mixed = {("SRLM", "M1"): UP, ("CREAM", "M1"): UP}, {("SRLM", "M1"): DOWN, ("CREAM", "M1"): LEVEL}
+    assert "Self-rewarding <b>helped</b> here. Above M1" in findings.paragraphs(up)[0]
+    assert findings.paragraphs(mixed)[0].startswith(
+        "Against M1, the model that self-rewarding starts from, these methods end <b>not clearly apart</b>: CREAM; <b>below</b>: SRLM."
+    )
+
+
+def test_the_conclusion_says_where_samples_say_something_else():
+    found = {("SRLM", "M1"): DOWN, ("CREAM", "M1"): DOWN}
+    assert findings.paragraphs(found, found)[0].endswith("the mean accuracy of sampled ones says the same.")
+    other = findings.paragraphs(found, {("SRLM", "M1"): LEVEL, ("CREAM", "M1"): DOWN})[0]
+    assert other.endswith("By the mean accuracy of sampled ones, SRLM is <b>not clearly different</b> from M1.")
+    other = findings.paragraphs(found, {("SRLM", "M1"): UP, ("CREAM", "M1"): UP})[0]
+    assert other.endswith("sampled ones, SRLM and CREAM end <b>above</b> M1.")
 
 
 # Figures and tables
@@ -353,6 +387,7 @@ def make_run(folder, rows, questions=200, prompts=60, tasks=("sums",), known=Tru
     whether the answers are; `older`: without what runs have written only since this file is there."""
     params = {**yaml.safe_load((ROOT / "params.yaml").read_text()), **copy.deepcopy(rows)}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    write_json(folder / "results" / "base.json", {"base": params["model"]["base"], "parameters": 1234})
     rng, models = np.random.default_rng(0), ["m0", "m1", *params["train"]]
     for model in models:
         right = rng.random(questions) < ACCURACY.get(model.split("-")[0], 0.5)
@@ -537,11 +572,13 @@ def test_seeds_are_taken_only_if_they_are_of_this_run(tmp_path):
 def test_the_first_page_answers_the_question_with_and_without_seeds(tmp_path, page):
     params = make_run(tmp_path, FULL)
     text = words(page("index"))
-    assert "The controls hold" in text and "CREAM did better" in text and "One seed (1)" in text
+    assert "The controls hold" in text and "CREAM ends above plain" in text and "One seed (1)" in text
     write_seeds(tmp_path, params)
     first = page("index")
-    assert "mean of the seeds 1 to 3" in words(first) and "seeds 101 to 103 and 201 to 203" in words(first)
+    assert "mean of the seeds 1 to 3" in words(first) and "Settings were chosen" not in words(first)
     assert page("index") == first
+    write_seeds(tmp_path, params, profile="methods")  # this repository's own
+    assert "seeds 101 to 103 and 201 to 203" in words(page("index"))
 
 
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)><think>$x$ | `y` & [z](javascript:w)"
@@ -555,9 +592,10 @@ def test_the_pages_of_a_full_run_take_no_text_of_a_model_or_a_user_for_html(tmp_
                 for row in read_rows(path)]  # fmt: skip
         write_rows(path, rows)
     base = tmp_path / HOSTILE.replace("/", "\\")  # a folder's name may hold all but a slash
-    write_json(base / "config.json", {})
+    write_json(base / "config.json", {"model_type": "llama"})
     save_file({"w": torch.zeros(2)}, base / "model.safetensors")
     params["model"] = {**params["model"], "base": f"./{base.name}"}
+    write_json(tmp_path / "results" / "base.json", {"base": params["model"]["base"], "parameters": 1234})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     other = tmp_path / "reports" / HOSTILE.replace("/", "\\")
     other.mkdir(parents=True)

@@ -215,8 +215,9 @@ LLAMA_3 = LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_head
         (LlamaConfig(hidden_size=65536, num_hidden_layers=512, num_attention_heads=512), "cuda", 1),
     ],
 )
-def test_as_many_are_written_at_once_as_half_of_the_free_memory_holds(monkeypatch, config, device, size):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60_000_000_000, 80_000_000_000))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20_000_000_000))
+def test_as_many_are_written_at_once_as_half_of_what_the_model_leaves_holds(monkeypatch, config, device, size):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80_000_000_000))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=40_000_000_000))
     model = SimpleNamespace(config=config, device=torch.device(device), dtype=torch.bfloat16)
+    model.parameters = lambda: [SimpleNamespace(nbytes=10_000_000_000)] * 2
     assert _batch_size(model, 1000) == size

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -154,3 +155,35 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(gpus, processors
 def test_a_worker_takes_a_gpu_or_an_equal_share_of_the_processors():
     assert workers._resources_of_one({"GPU": 2.0, "CPU": 64.0}, 2) == {"num_gpus": 1}
     assert workers._resources_of_one({"CPU": 9.0}, 2) == {"num_cpus": 4}
+
+
+def test_work_apart_is_done_by_one_other_process():
+    make = partial(eval, "lambda chunk: [__import__('os').getpid(), 2 * chunk]")
+    (pid, first), (same, second) = work_on(make, [1, 2], 1, "work", apart=True)
+    assert (first, second) == (2, 4) and pid == same != os.getpid()
+
+
+def test_bad_input_of_work_apart_stays_a_sentence(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{")
+    with pytest.raises(InputError, match="rows.jsonl, line 1"):
+        work_on(partial(partial, read_rows), [str(tmp_path / "rows.jsonl")], 1, "work", apart=True)
+
+
+def test_work_apart_ends_with_the_process_that_wanted_it():
+    code = """
+from functools import partial
+from cream.models.workers import _apart
+make = partial(eval, "lambda seconds: __import__('time').sleep(seconds) or __import__('os').getpid()")
+for _, pid in _apart(make, {0: 0, 1: 600}):
+    print(pid, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        process.kill()
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{child}"):
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        pytest.fail("it goes on")

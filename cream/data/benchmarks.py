@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from cream.data import hub, numerals
 from cream.data.errors import InputError
+from cream.data.rows import is_text, problem_of
 
 disable_progress_bars()
 
@@ -95,6 +96,9 @@ def _questions(records, task, split):
             raise InputError(
                 f"row {number} of {task}-{split} has not the columns or the values of {TASKS[task][0]} ({error!r})"
             ) from None
+        problem = problem_of(row, ("question",))
+        if problem:
+            raise InputError(f"row {number} of {task}-{split}: {problem}: mend it, or copy the file again")
         rows.append({"id": f"{task}-{split}-{number:05d}", "task": task, **row})
     return rows
 
@@ -103,10 +107,14 @@ def _conversations(records):
     """First turns in English with the reply that its readers ranked best."""
     columns = set(records[0]) if records else set()
     if {"id", "prompt", "response"} <= columns:
-        return [_chat(record["id"], record["prompt"], record["response"]) for record in records]
+        return _checked([_chat(record["id"], record["prompt"], record["response"]) for record in records])
     if not {"message_id", "parent_id", "role", "lang", "rank", "text"} <= columns:
         raise InputError(f"oasst1-train has not the columns of {CHAT[0]}, but {', '.join(sorted(columns)) or 'none'}")
-    english = [record for record in records if record["lang"] == "en" and not record.get("deleted")]
+    english = [
+        record
+        for record in records
+        if record["lang"] == "en" and not record.get("deleted") and is_text(record["text"])
+    ]
     replies = {}
     for record in english:
         if record["role"] == "assistant":
@@ -116,6 +124,16 @@ def _conversations(records):
         for record in english
         if record["role"] == "prompter" and record["parent_id"] is None and record["message_id"] in replies
     ]
+
+
+def _checked(rows):
+    ids = set()
+    for number, row in enumerate(rows):
+        problem = problem_of(row, ("question", "response")) or ("its id is used twice" if row["id"] in ids else None)
+        if problem:
+            raise InputError(f"row {number} of oasst1-train: {problem}: mend or remove it")
+        ids.add(row["id"])
+    return rows
 
 
 def _rank(reply):
@@ -152,7 +170,7 @@ def _lettered(record, stem):
 
 def _siqa(record):
     choices = [record[f"answer{letter}"] for letter in "ABC"]
-    question, label = f"{record['context']} {record['question']}", record["label"].strip()
+    question, label = " ".join([record["context"], record["question"]]), record["label"].strip()
     return _multiple_choice(question, choices, ["1", "2", "3"].index(label))
 
 

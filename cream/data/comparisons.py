@@ -19,7 +19,7 @@ def read_questions(path, count, seed):
         if not isinstance(choices, list) or not all(map(is_text, choices)):
             raise InputError(f"{path}, line {number}: choices must be a list of texts: mend or remove that line")
     drawn = sorted(random.Random(seed).sample(range(len(rows)), min(count, len(rows))))
-    return [{**rows[i], "id": rows[i].get("id", f"line {i + 1}"), "task": rows[i].get("task") or "all"} for i in drawn]
+    return [{**rows[i], "id": rows[i].get("id", f"line {i + 1}"), "task": rows[i].get("task") or "no task"} for i in drawn]
 
 
 def read_preferences(path):
@@ -27,7 +27,7 @@ def read_preferences(path):
     subset. Other columns are left out."""
     rows = _rows(path, {"prompt", "chosen", "rejected"}, {"subset"})
     table = pd.DataFrame(rows).reindex(columns=["prompt", "chosen", "rejected", "subset"])
-    return table.fillna({"subset": "all"})
+    return table.fillna({"subset": "no subset"})
 
 
 def _rows(path, texts, perhaps=frozenset()):

@@ -6,6 +6,7 @@ They are kept outside what DVC knows, in the folder that a stage names (.parts/<
 import hashlib
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 from cream.data.files import atomic_write
@@ -28,12 +29,14 @@ def in_parts(chunks, compute, kept=None):
 
 def folder_for(kept, inputs, models):
     """The folder below `kept` for the parts of work on these inputs with the models in these folders. Other inputs, a model
-    that has changed or other code of this package have another one; it is removed. None where `kept` is None."""
+    that has changed, other code of this package or other versions of what computes have another one; it is removed. None
+    where `kept` is None."""
     if kept is None:
         return None
     files = [file for model in models for file in sorted(Path(model).resolve().iterdir())]
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    digest = hashlib.sha256(json.dumps([inputs, states]).encode())
+    versions = [version(library) for library in ("torch", "transformers", "trl", "peft")]
+    digest = hashlib.sha256(json.dumps([inputs, states, versions]).encode())
     for path in CODE:
         digest.update(path.read_bytes())
     folder = Path(kept, digest.hexdigest()[:16])

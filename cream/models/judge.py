@@ -24,7 +24,7 @@ from cream.data.errors import InputError
 from cream.data.hub import first_line, model_folder
 from cream.models.architectures import context_of
 from cream.models.chat import chat_ids
-from cream.models.loading import base_of, load_model, load_tokenizer
+from cream.models.loading import base_of, load_model, tokenizer_in
 from cream.models.precision import dtype_of
 from cream.models.rankers import next_words
 
@@ -83,7 +83,9 @@ def local_judge(folder, name, precision="auto"):
     are longer than it can read."""
     if not any((folder / file).exists() for file in ("config.json", "adapter_config.json")):
         raise InputError(f"the judge {name!r} is a folder without a model: give one that holds config.json and weights")
-    tokenizer = load_tokenizer(folder)
+    if not base_of(folder).is_dir():
+        raise InputError(f"the judge {name!r} is an adapter over {base_of(folder)}, which is not there: give a whole model")
+    tokenizer = tokenizer_in(folder)
     if tokenizer.chat_template is None:
         raise InputError(f"the judge {name!r} has no chat template: take a chat model")
     dtype = dtype_of(precision)

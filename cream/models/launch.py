@@ -21,6 +21,7 @@ from cream.data.errors import InputError
 from cream.data.files import write_json
 from cream.data.parts import folder_for
 from cream.models.loading import base_of, load_model, load_tokenizer
+from cream.models.precision import in_effect
 from cream.models.training import preference_trainer, save_trained, sft_trainer, train
 
 
@@ -39,7 +40,8 @@ def train_model(
     curve.parent.mkdir(parents=True, exist_ok=True)
     work = {"start": str(start), "out": str(out), "curve": str(curve), "rows": rows, "settings": settings, "seed": seed}
     work |= {"lora": lora, "precision": precision, "report_to": report_to}
-    work["kept"] = kept and str(folder_for(Path(kept).resolve(), {**work, "out": None, "launch": launch}, [base_of(start), start]))
+    inputs = {**work, "out": None, "launch": launch, "precision": in_effect(precision)}
+    work["kept"] = kept and str(folder_for(Path(kept).resolve(), inputs, [base_of(start), start]))
     if launch is None:
         return _train(**work)
     job = Path(f"{out}.json")

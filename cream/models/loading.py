@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cream.data.errors import InputError
 from cream.data.hub import first_line, model_folder
+from cream.models.architectures import PLAIN
 from cream.models.attention import GROUPED_SDPA
 from cream.models.chat import end_of_turn, set_thinking
 from cream.models.embedded import embedded_gguf, forget_quantization
@@ -32,7 +33,7 @@ def fetch_base(base, revision=None, root=".", thinking=False):
             folder, settings = gguf.parent, {"gguf_file": gguf.name}
         else:
             folder, settings = model_folder(base, revision, root), {}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
+        tokenizer = tokenizer_in(folder, **settings)
         model = load_weights(AutoModelForCausalLM, folder, named, dtype=torch.float32, **settings)
     except UnfitWeights:
         raise
@@ -113,7 +114,8 @@ def load_model(folder, dtype=torch.float32, trainable=False):
     any other goes to the GPU if there is one."""
     base = base_of(folder)
     model = load_weights(AutoModelForCausalLM, base, f"the model in {base}", dtype=dtype, local_files_only=True)
-    if model.config._attn_implementation == "sdpa" and not torch.cuda.is_available():
+    plain = model.config.model_type in PLAIN and model.config._attn_implementation == "sdpa"
+    if plain and not torch.cuda.is_available():  # others give attention more than it knows of
         model.set_attn_implementation(GROUPED_SDPA)
     if base != Path(folder):
         model = _add_adapter(model, folder, trainable)
@@ -140,7 +142,15 @@ def base_of(folder):
 
 
 def load_tokenizer(folder):
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def tokenizer_in(folder, **settings):
+    """The tokenizer in a folder from elsewhere; an InputError where transformers cannot read it."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **settings)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no tokenizer that can be read ({first_line(error)}): copy the model again") from None
 
 
 def save_model(model, tokenizer, folder, weights=None):

@@ -14,7 +14,7 @@ from cream.data.errors import InputError
 from cream.data.parts import folder_for
 from cream.models.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.models.loading import base_of, load_models
-from cream.models.precision import computing_in
+from cream.models.precision import computing_in, in_effect
 from cream.models.workers import work_on
 
 
@@ -35,7 +35,7 @@ def score(
         groups.setdefault(base_of(folder), []).append(folder)
     for base, group in groups.items():
         make = partial(_scorer, group, precision, settings, progress and workers == 1)
-        parts = folder_for(kept and Path(kept, group[0].name), (chunks, precision, settings), [base, *group])
+        parts = folder_for(kept and Path(kept, group[0].name), (chunks, in_effect(precision), settings), [base, *group])
         scored = work_on(make, chunks, workers, "scoring", parts)
         sums |= zip(group, torch.cat([torch.tensor(each) for each in scored], dim=1)[:, order])
     return torch.stack([sums[folder] for folder in folders])
@@ -162,6 +162,8 @@ def _try_sharing(model, inner):
             )
         try:
             off = (_score(model, rows, shared=True) - sums).abs().max()
+        except torch.OutOfMemoryError:
+            raise
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # it does not take such a mask
             return False
     return bool(off <= max(tolerance(inner.dtype) / 10, 8 * rounding))

@@ -26,6 +26,11 @@ def fast_dtype():
     return torch.bfloat16 if mkldnn else torch.float32
 
 
+def in_effect(precision):
+    """The precision that "auto" comes to on this machine; any other as it is."""
+    return ("bf16" if fast_dtype() == torch.bfloat16 else "fp32") if precision == "auto" else precision
+
+
 @contextmanager
 def computing_in(precision):
     """While it lasts, matrix products of fp32 weights are made in that precision; what they give is summed up in fp32.
@@ -33,7 +38,7 @@ def computing_in(precision):
     "fp32"; "tf32", on a GPU, where the factors are rounded to 10 bits; "bf16", autocast, where factors and products are
     rounded to 7 bits; or "auto" for bf16 where that is fast, else fp32.
     """
-    bf16 = precision == "bf16" or precision == "auto" and fast_dtype() == torch.bfloat16
+    bf16 = in_effect(precision) == "bf16"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from cream.data.errors import InputError
 from cream.data.hub import first_line, model_folder
 from cream.data.rows import user_message
 from cream.models.chat import chat_ids
-from cream.models.loading import UnfitWeights, load_weights
+from cream.models.loading import UnfitWeights, load_weights, tokenizer_in
 from cream.models.training import checkpoint_folder, one_gpu, optimiser_settings, train
 
 
@@ -48,13 +48,13 @@ def fetch_reward_model(base, revision=None, root="."):
         raise InputError(f"{named} is no folder: give one, or a Hub id with its commit as reward_model.revision")
     try:
         folder = model_folder(base, revision, root)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = tokenizer_in(folder)
         model = load_weights(AutoModelForSequenceClassification, folder, named, dtype="auto")
     except UnfitWeights as error:  # a language model's, say, whose reward head would be random
         raise InputError(
             f"{named} is no reward model: give a sequence classifier with one label, or 'trained' ({error})"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         raise InputError(
             f"{named} could not be loaded: {first_line(error)} Give a folder that holds a sequence classifier's safetensors "
             "weights and a tokenizer, a Hub id that this machine can reach, or 'trained'."

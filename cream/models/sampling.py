@@ -21,6 +21,8 @@ from cream.models.loading import base_of, load_model, load_tokenizer
 from cream.models.precision import dtype_of, fast_dtype
 from cream.models.workers import work_on
 
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what its max_lora_rank can be
+
 
 def sample(
     folder, prompts, *, engine="transformers", workers=1, seed=0, chunk=256, precision="auto", kept=None, **settings
@@ -36,8 +38,9 @@ def sample(
     length = max(map(len, prompts)) + settings["max_new_tokens"]
     bar = f"sampling, part {{}} of {len(chunks)}" if workers == 1 else None
     make = partial(_writer, str(Path(folder).resolve()), engine, length, seed, precision, settings, bar)
-    kept = folder_for(kept, (prompts, engine, seed, chunk, precision, settings), [base_of(folder), folder])
-    return [rows for each in work_on(make, chunks, workers, "sampling", kept) for rows in each]
+    kept = folder_for(kept, (prompts, engine, seed, chunk, str(dtype_of(precision)), settings), [base_of(folder), folder])
+    apart = engine == "vllm"  # which gives its memory back only when its process ends
+    return [rows for each in work_on(make, chunks, workers, "sampling", kept, apart) for rows in each]
 
 
 def _writer(folder, engine, length, seed, precision, settings, bar=None):
@@ -74,7 +77,7 @@ def generate(
     `prompts` is a list of lists of token ids. Returns one list a prompt of N rows {tokens, text, finish_reason}.
     `tokens` holds exactly what was sampled: it ends with the end token only if that was sampled (finish_reason
     "stop"), and has `max_new_tokens` tokens without one otherwise ("length"). `text` leaves special tokens out.
-    `batch_size` is the number of responses written at once (None: what the free memory holds).
+    `batch_size` is the number of responses written at once (None: what the memory holds).
     `progress` names a progress bar; without it there is none.
     """
     length = max(map(len, prompts), default=0) + max_new_tokens
@@ -222,6 +225,8 @@ def _fits(reader, model):
 
     try:
         _write(reader(model, prompts, 2), choose, script.shape[1], {end})
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False
     return right
@@ -259,7 +264,10 @@ def start_vllm(folder, length, dtype=None):
     lora, base = {}, base_of(folder)
     if base != Path(folder):
         adapter = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
-        lora = {"enable_lora": True, "max_lora_rank": adapter["r"]}
+        rank = next((rank for rank in VLLM_RANKS if rank >= adapter["r"]), None)
+        if rank is None:
+            raise InputError(f"vLLM serves adapters of a rank of at most {VLLM_RANKS[-1]}: lower model.lora.r in params.yaml")
+        lora = {"enable_lora": True, "max_lora_rank": rank}
     return LLM(
         str(base),
         dtype=str(dtype or fast_dtype()).removeprefix("torch."),
@@ -316,18 +324,20 @@ def generate_with_vllm(
 
 
 def _batch_size(model, tokens):
-    """How many sequences of so many tokens to write at once: as many as leave half of the free memory when their keys
-    and values are kept, up to 512, and on a CPU up to 256."""
+    """How many sequences of so many tokens to write at once: as many as have their keys and values in half of the memory
+    that the model leaves, up to 512, and on a CPU up to 256. What else runs does not count: another batch size draws
+    other responses."""
     config = model.config.get_text_config()
     queries = getattr(config, "num_attention_heads", None) or 1  # none: as wide as the model
     heads = getattr(config, "num_key_value_heads", None) or queries
     size = getattr(config, "head_dim", None) or config.hidden_size // queries
     sequence = tokens * 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
     if model.device.type == "cpu":
-        free, most = psutil.virtual_memory().available, 256
+        memory, most = psutil.virtual_memory().total, 256
     else:
-        (free, _), most = torch.cuda.mem_get_info(model.device), 512
-    return max(1, min(most, free // 2 // sequence))
+        memory, most = torch.cuda.get_device_properties(model.device).total_memory, 512
+    left = memory - sum(weight.nbytes for weight in model.parameters())
+    return max(1, min(most, left // 2 // sequence))
 
 
 def _end_tokens(config, tokenizer):

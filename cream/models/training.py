@@ -29,7 +29,7 @@ from cream.data.parts import folder_for
 from cream.method.loss import cream_loss
 from cream.models.loading import save_model
 from cream.models.logprobs import response_logprobs
-from cream.models.precision import computing_in
+from cream.models.precision import computing_in, in_effect
 
 # Sequences (SFT) or pairs (DPO) in one forward pass: as many as this many tokens hold, but at least four. The global
 # batch is reached by accumulation.
@@ -43,7 +43,7 @@ def fine_tune(model, rows, settings, seed, lora=None, precision="fp32", kept=Non
     The loss is the mean over response tokens of -log p, so prompts and padding are not learned. `precision` is that of the
     matrix products (see `computing_in`); the weights stay in fp32. Checkpoints are kept below the folder `kept` (see `train`).
     """
-    kept = checkpoint_folder(kept, model, [rows, settings, seed, lora, precision])
+    kept = checkpoint_folder(kept, model, [rows, settings, seed, lora, in_effect(precision)])
     trainer = sft_trainer(model, rows, settings, seed, lora, precision)
     return trainer.model, train(trainer, kept=kept)
 

@@ -2,6 +2,9 @@
 
 import json
 import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
 
 from tqdm import tqdm
 
@@ -9,19 +12,41 @@ from cream.data.errors import InputError
 from cream.data.parts import in_parts
 
 
-def work_on(make, chunks, workers, progress, kept=None):
-    """`[work(chunk) for chunk in chunks]` where `work = make()`, by this process or by several Ray workers. The folder `kept`
-    holds the results that are done (see cream/data/parts.py)."""
+def work_on(make, chunks, workers, progress, kept=None, apart=False):
+    """`[work(chunk) for chunk in chunks]` where `work = make()`, by this process, by one of its own (`apart`), or by several
+    Ray workers. The folder `kept` holds the results that are done (see cream/data/parts.py)."""
 
     def compute(missing):
         if workers > 1:
             yield from spread(make, missing, workers, progress)
+        elif apart:
+            yield from _apart(make, missing)
         else:
             work = make()
             for number, chunk in missing.items():
                 yield number, work(chunk)
 
     return in_parts(chunks, compute, kept)
+
+
+def _apart(make, chunks):
+    """(number, work(chunk)) of {number: chunk}, by a new process, whose memory comes back when it ends."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent) as pool:
+        for number, chunk in chunks.items():
+            yield number, pool.submit(_work_apart, make, chunk).result()
+
+
+def _end_with_parent():
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def _work_apart(make, chunk):
+    global _work
+    _work = _work or make()
+    return _work(chunk)
+
+
+_work = None  # of a process that works apart
 
 
 def spread(make, chunks, workers, progress):

@@ -40,7 +40,7 @@ def check_machine(params, root):
         reward_model = _find_model("reward_model", params["reward_model"], ("trained",), "reward_model", root)
     if source not in (*MADE, "benchmarks") and not (root / Path(source).expanduser()).is_dir():
         raise InputError(
-            f"params.yaml: data.source: there is no folder {source}: give one, or 'sums' or 'benchmarks'"
+            f"params.yaml: data.source: there is no folder {source}: give one, or 'sums', 'digits' or 'benchmarks'"
         )
     if params["sampling"]["engine"] == "vllm" and find_spec("vllm") is None:
         raise InputError(
@@ -135,8 +135,8 @@ def _check_kind(what, folder, is_reward_model):
     marks = [part.get(key) for part in parts for key in ("quantization_config", "compression_config")]
     if any(marks) or any((folder / name).exists() for name in ("quantize_config.json", "quant_config.json")):
         raise InputError(f"{what} is quantised, and quantised weights are not read here: take the unquantised model")
-    if "model_type" not in config:
-        return  # loading it says what is missing
+    if not config.get("model_type"):
+        raise InputError(f"{what} has a config.json without a model_type: save the model again with save_pretrained")
     import transformers
     from transformers.models.auto import configuration_auto, modeling_auto
 
@@ -261,9 +261,10 @@ def _check_readers(params, root, reward_model):
     asked = {ranker for row in params["rank"].values() for ranker in row.get("rankers", []) if folders.get(ranker)}
     if not asked or not splits or not _is_fetched(params["model"], m0, root / "results" / "base.json"):
         return
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from cream.models.architectures import context_of
+    from cream.models.loading import tokenizer_in
     from cream.models.rankers import JUDGE_PROMPT
 
     prompts = [row for path in splits for row in read_rows(path)]
@@ -271,12 +272,8 @@ def _check_readers(params, root, reward_model):
     for ranker, rows in (("judge", judged), ("reward_model", prompts)):
         if ranker in asked:
             folder = folders[ranker]
-            context = context_of(AutoConfig.from_pretrained(folder))
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-            except (OSError, ValueError) as error:
-                reason = hub.first_line(error)
-                raise InputError(f"{folder} holds no tokenizer ({reason}): copy the model again") from None
+            context = context_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+            tokenizer = tokenizer_in(folder)
             if tokenizer.chat_template is None:
                 raise InputError(f"{folder} has no chat template: add the one it was trained with to its tokenizer")
             try:

@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parents[1]
 RUN = {"index": "CREAM", "consistency": "Consistency", "benchmark": "Accuracy", "loss": "Loss"}
 # What other commands make. It may be missing, so a page links the part of the index that lists what is there.
 KEPT = {
+    "introduction": "python -m cream.pipeline.stage notebooks/00_cream_in_ten_minutes.ipynb reports/introduction.html",
     "seeds": "make seeds N=5",
     "sweeps": 'make sweep SET="dpo.sft_weight=0,0.1,1" N=3',
     "profiles": "make profile NAME=methods",
@@ -27,6 +28,7 @@ KEPT = {
     "architectures": "python tests/architectures.py",
 }
 SINGLE = [
+    ("introduction", "CREAM in ten minutes, a notebook as it ran", "introduction.html"),
     ("seeds", "several seeds of this run", "seeds.html"),
     ("preferences", "how often the rewards prefer the chosen response", "preference_accuracy.html"),
     ("speed", "compared with other ways to sample, score and train", "benchmarks/speed.html"),

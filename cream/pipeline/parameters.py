@@ -169,7 +169,7 @@ def _lineage_problems(params):
             problems.append(f"train.{model}.start: there is no model {start}: name m1 or a row of train")
         elif start not in rank:
             problems.append(f"train.{model}.start: {start} makes no pairs: give it a row under rank")
-        elif not _reaches_m1(train, model):
+        elif _goes_round(train, model):
             problems.append(f"train.{model}.start: the rows start from each other in a circle: one must start from m1")
         else:
             problems += _ranker_problems(model, train_row(params, model), rank[start])
@@ -208,9 +208,9 @@ def _ranker_problems(model, row, ranked):
     return problems
 
 
-def _reaches_m1(train, model):
+def _goes_round(train, model):
     seen = set()
     while model in train and model not in seen:
         seen.add(model)
         model = train[model]["start"]
-    return model == "m1"
+    return model in seen

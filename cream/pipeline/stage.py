@@ -36,7 +36,7 @@ def main():
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     os.environ |= {**ALLOCATOR, **os.environ}
     options = _options()
-    stage = os.environ.get("DVC_STAGE") or options.notebook.stem
+    stage = os.environ.get("DVC_STAGE") or options.page.stem
     failed = Path(".failed", f"{stage}.ipynb")
     failed.unlink(missing_ok=True)
     started = time.monotonic()
@@ -56,7 +56,7 @@ def main():
     except Exception as error:
         kept = f" The notebook as far as it came is {failed}." if failed.exists() else ""
         sys.exit(f"Stage {stage} failed{_reason(error)}\nWhat earlier stages made is as it was.{kept}")
-    if not options.no_input:  # the reports take seconds, and the index shows the times of what came before it
+    if options.page.parent.name == "stages":  # the reports take seconds, and the index shows the times of what came before it
         seconds = round(time.monotonic() - started, 1)
         write_json(Path("results", "times", f"{options.page.stem}.json"), {"seconds": seconds})
 
@@ -84,7 +84,7 @@ def _run(path, parameters, failed):
         kernel_spec = KernelSpec(argv=command, language="python")
 
     failed.parent.mkdir(exist_ok=True)
-    with TemporaryDirectory() as sockets:  # files of this stage's own in place of network ports
+    with TemporaryDirectory(dir=warm.place_of_sockets()) as sockets:  # files of this stage's own in place of network ports
         notebook = papermill.execute_notebook(
             path,
             failed,
@@ -97,7 +97,7 @@ def _run(path, parameters, failed):
             config=Config(KernelManager={"transport": "ipc", "ip": str(Path(sockets, "kernel"))}),
             extra_arguments=["--IPKernelApp.log_level=50"],  # else it reports its own shutdown as an error
         )
-    failed.unlink()
+    failed.unlink(missing_ok=True)
     return notebook
 
 

@@ -84,12 +84,18 @@ def _is_usable():
     return sys.platform == "linux" and os.environ.get("CREAM_WARM") != "0" and not shutil.which("nvidia-smi")
 
 
+def place_of_sockets():
+    """The folder for temporary files, or /tmp where its name is too long for that of a socket, about a hundred letters."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 50 else "/tmp"
+
+
 def _address():
     """The socket of the server for this folder, interpreter and environment: what a library read from its environment
     when it was imported must hold for the stage too."""
     theirs = {key: value for key, value in os.environ.items() if not re.match("DVC_|_$|SHLVL$|OLDPWD$", key)}
     what = json.dumps([os.getcwd(), sys.executable, sorted(theirs.items())])
-    folder = Path(tempfile.gettempdir(), f"cream-{os.getuid()}")
+    folder = Path(place_of_sockets(), f"cream-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
         from cream.data.errors import InputError
@@ -138,8 +144,8 @@ def _work(connection):
     try:
         size, files, _, _ = socket.recv_fds(connection, 8, 3)
         job = b""
-        while len(job) < int.from_bytes(size, "big"):
-            job += connection.recv(1 << 16)
+        while part := connection.recv(min(1 << 16, int.from_bytes(size, "big") - len(job))):
+            job += part
         job = json.loads(job)
         for number, file in enumerate(files):
             os.dup2(file, number)

@@ -107,7 +107,8 @@ def by_round(lines, rounds, table, ylabel, level=None, width=5.6, responses=Fals
         -(-len(panels) // columns), columns, figsize=size, sharex=True, sharey=True, squeeze=False
     )
     drawn = table.loc[list(dict.fromkeys(sum(lines.values(), [])))]
-    far = is_far(drawn.value)
+    controls = [model for name in lines if "control" in name for model in lines[name]]  # they show the scale
+    far = is_far(drawn.value) & ~drawn.index.isin(controls)
     _limit(grid[0, 0].set_ylim, drawn, far, *([] if level is None else [level]))
     first = min(rounds[models[0]] for models in lines.values())
     last = max(rounds[models[-1]] for models in lines.values())
@@ -128,10 +129,10 @@ def by_round(lines, rounds, table, ylabel, level=None, width=5.6, responses=Fals
         axes.set_axis_off()
     if panels != [None]:
         figure.supylabel(ylabel, fontsize="medium")
-        figure.supxlabel("whose responses" if responses else "", fontsize="medium")
+        figure.supxlabel("whose responses" if responses else "model", fontsize="medium")
     else:
         axes = grid[0, 0]
-        axes.set(ylabel=ylabel, xlabel="whose responses" if responses else "")
+        axes.set(ylabel=ylabel, xlabel="whose responses" if responses else "model")
         axes.set_xlim(first - 0.15, last + 0.15)
         # A line that ends outside the axes has its name at their edge.
         ends = {line: (rounds[models[-1]], table.value[models[-1]]) for line, models in lines.items() if line}

@@ -1,11 +1,18 @@
 """What was found, in words: the numbers decide the sentence."""
 
 import numpy as np
+import pandas as pd
 
 from cream.report.results import CONTROLS, called
 
 EXPECTED = dict(zip(CONTROLS.values(), ("above", "below")))
-WHERE = {"above": "<b>above</b>", "below": "<b>below</b>", "level with": "<b>not clearly apart</b> from"}
+WHERE = {
+    "above": "ends <b>above</b>",
+    "below": "ends <b>below</b>",
+    "level with": "is <b>not clearly different</b> from",
+}
+
+PLURAL = {where: text.replace("ends", "end").replace("is ", "are ") for where, text in WHERE.items()}
 
 
 def direction(low, high, words=("below", "level with", "above"), middle=0.0):
@@ -13,10 +20,10 @@ def direction(low, high, words=("below", "level with", "above"), middle=0.0):
     return words[0] if high < middle else words[2] if low > middle else words[1]
 
 
-def points(value, low, high):
+def points(value, low, high, unit=" points"):
     """A difference of accuracies with its interval, in points."""
     value, low, high = (f"{round(100 * number, 1) + 0.0:+.1f}".replace("-", "−") for number in (value, low, high))
-    return f"{value} points, {low} to {high}"
+    return f"{value}{unit} ({low} to {high})"
 
 
 def percent(value, low=None, high=None):
@@ -57,12 +64,14 @@ def rewards_in_words(params, tables, lines):
     what = "wrong responses for right ones" if "mistakes" in verb else "right from wrong responses"
     text = f"M1's reward {verb} {what}: of a right and a wrong response to one prompt it puts the right one higher in "
     text += f"{found('m1')}; chance is 50%."
-    for models in lines.values():
-        known = [model for model in models[1:] if model in tables[name].index]
-        if known:
-            end = tables[name].loc[known[-1]]
-            moved = "<b>falls</b> to" if end.high < start.low else "<b>rises</b> to" if end.low > start.high else "is"
-            text += f" On the responses of {called(params, known[-1])} this {moved} {found(known[-1])}."
+    known = [[model for model in models[1:] if model in tables[name].index] for models in lines.values()]
+    ends = [models[-1] for models in known if models]
+    for model in ends:
+        end = tables[name].loc[model]
+        moved = "<b>falls</b> to" if end.high < start.low else "<b>rises</b> to" if end.low > start.high else "is"
+        text += f" On the responses of {called(params, model)} this {moved} {found(model)}."
+    if "log p" in tables and all(value_of(tables["log p"], m) > value_of(tables[name], m) for m in ("m1", *ends)):
+        text += " Log p, which does without M0, ranks better than the reward on all of these."
     return text
 
 
@@ -86,32 +95,53 @@ def agreement_in_words(auc, lines):
     return " ".join(sentences) or "No pair of this run is known to be right or wrong."
 
 
-def paragraphs(found):
-    """The first page's paragraphs from {(method, other): (value, low, high)}: what follows, whether the controls hold,
-    and how the methods end against M1 and against each other. Where the controls do not hold, that comes first."""
+def paragraphs(found, sampled=()):
+    """The first page's paragraphs from {(method, other): (value, low, high)}, the differences in greedy accuracy: what
+    follows, and whether the controls hold. Where they do not, that comes first. `sampled` are the same differences in
+    the accuracy of samples, if there are any."""
     controls = {name: found[name, "M1"] for name in CONTROLS.values() if (name, "M1") in found}
     held = all(direction(*row[1:]) == EXPECTED[name] for name, row in controls.items())
-    versus_m1 = [pair for pair in found if pair[1] == "M1" and pair[0] not in controls]
+    versus_m1 = {pair: row for pair, row in found.items() if pair[1] == "M1" and pair[0] not in controls}
     versus = {pair: row for pair, row in found.items() if pair[1] != "M1"}
-    ends = [
-        _listed(f"{one} ends {WHERE[direction(*found[one, other][1:])]} {other} ({points(*found[one, other])})"
-                for one, other in pairs) + "."
-        for pairs in (versus_m1, versus)
-        if pairs
-    ]  # fmt: skip
-    controls, conclusion = _controls(controls, held), " ".join(_conclusion(versus))
-    paragraphs = [conclusion, controls, *ends] if held else [controls, conclusion, *ends]
-    return [paragraph for paragraph in paragraphs if paragraph]
+    conclusion = " ".join([*_against_m1(versus_m1), *_conclusion(versus), *_by_samples(found, dict(sampled))])
+    controls = _controls(controls, held)
+    return [paragraph for paragraph in ([conclusion, controls] if held else [controls, conclusion]) if paragraph]
+
+
+def differences_in_words(found):
+    """A table of {kind of accuracy: {(method, other): (value, low, high)}}, in points, a row a comparison."""
+    return pd.DataFrame(
+        {
+            kind: {f"{one} less {other}": points(*row, unit="") for (one, other), row in pairs.items()}
+            for kind, pairs in found.items()
+        }
+    )
 
 
 def _controls(controls, held):
     if not controls:
         return "This run has no controls: nothing was trained on the answer key's pairs or on random ones."
     named = dict(zip(CONTROLS.values(), ("the answer key's pairs", "random pairs")))
-    ends = (f"{named[name]} ends {WHERE[direction(*row[1:])]} M1 ({points(*row)})" for name, row in controls.items())
+    ends = (f"on {named[name]} {WHERE[direction(*row[1:])]} M1, {points(*row)}" for name, row in controls.items())
     opening = "The controls hold" if held else "The controls do <b>not</b> hold, so the rest is to be read with care"
     missing = "" if len(controls) == 2 else " The other control is not part of this run."
-    return f"{opening}: training on {_listed(ends)}.{missing}"
+    return f"{opening}: training {_listed(ends)}.{missing}"
+
+
+def _against_m1(versus_m1):
+    """Whether self-rewarding helped at all."""
+    names = {"above": [], "level with": [], "below": []}
+    for (name, _), row in versus_m1.items():
+        names[direction(*row[1:])].append(name)
+    there = {where: _listed(found) for where, found in names.items() if found}
+    if list(there) == ["below"]:
+        yield f"Self-rewarding did <b>not</b> help here. Below M1, the model that it starts from: {there['below']}."
+    elif list(there) == ["above"]:
+        yield f"Self-rewarding <b>helped</b> here. Above M1, the model that it starts from: {there['above']}."
+    elif there:
+        words = {"above": "above", "level with": "not clearly apart", "below": "below"}
+        ends = (f"<b>{words[where]}</b>: {found}" for where, found in there.items())
+        yield f"Against M1, the model that self-rewarding starts from, these methods end {'; '.join(ends)}."
 
 
 def _conclusion(versus):
@@ -119,25 +149,39 @@ def _conclusion(versus):
     plain = where.get(("CREAM", "SRLM"))
     fixed = next((word for (one, other), word in where.items() if one == "CREAM" and other != "SRLM"), None)
     if plain == "above":
-        yield "CREAM did <b>better</b> than plain self-rewarding (SRLM) here, " + {
+        yield "CREAM ends <b>above</b> plain self-rewarding (SRLM), " + {
             None: "and a fixed C was not run.",
-            "above": "and better than a fixed C: measuring the consistency was worth it.",
-            "level with": "but <b>no clear difference from a fixed C</b> shows: it can be the smaller weight that "
-            "helps, and not that it is measured.",
-            "below": "but <b>a fixed C did better still</b>.",
+            "above": "and above the same loss with a fixed C: measuring the agreement was worth it.",
+            "level with": "but is <b>not clearly different from a fixed C</b>: the gain may come from the smaller weight "
+            "of the pairs, not from measuring the agreement.",
+            "below": "but <b>a fixed C does better still</b>.",
         }[fixed]
     elif plain:
-        yield {
-            "level with": "CREAM made <b>no clear difference</b> to plain self-rewarding (SRLM) here.",
-            "below": "CREAM did <b>worse</b> than plain self-rewarding (SRLM) here.",
-        }[plain]
+        yield f"CREAM {WHERE[plain]} plain self-rewarding (SRLM)."
     select = where.get(("CREAM-select", "CREAM"))
     if select:
         yield {
-            "above": "Agreement helped where it was used pair by pair (CREAM-select).",
-            "level with": "Using agreement pair by pair (CREAM-select) made no clear difference to CREAM.",
-            "below": "Using agreement pair by pair (CREAM-select) did worse than CREAM.",
+            "above": "To leave out the pairs with little agreement (CREAM-select) helped.",
+            "level with": "To leave out the pairs with little agreement (CREAM-select) made no clear difference.",
+            "below": "To leave out the pairs with little agreement (CREAM-select) did harm.",
         }[select]
+
+
+def _by_samples(found, sampled):
+    """Where the accuracy of samples says something else than that of greedy answers."""
+    unlike = {}
+    for (one, other), row in sampled.items():
+        where = direction(*row[1:])
+        if where != direction(*found[one, other][1:]):
+            unlike.setdefault((where, other), []).append(one)
+    if unlike:
+        ends = (
+            f"{_listed(names)} {WHERE[where] if len(names) == 1 else PLURAL[where]} {other}"
+            for (where, other), names in unlike.items()
+        )
+        yield f"All this is about greedy answers. By the mean accuracy of sampled ones, {'; '.join(ends)}."
+    elif sampled:
+        yield "That is the accuracy of greedy answers; the mean accuracy of sampled ones says the same."
 
 
 def _listed(parts):

@@ -134,13 +134,18 @@ def greedy_accuracy(evaluations):
     return evaluations[["accuracy", "low", "high"]].set_axis(["value", "low", "high"], axis=1).dropna()
 
 
-def sampled_accuracy(answers):
-    """The accuracy of samples, one row a model that has them: the mean over questions of the share that is right."""
+def sampled_shares(answers):
+    """The share of each model's samples that is right, [questions, models]; NaN where there are none."""
     if "sampled_correct" not in answers:
-        return _table({})
+        return pd.DataFrame()
     shares = answers.sampled_correct.map(lambda right: np.mean(right) if isinstance(right, list) and right else np.nan)
-    groups = shares.groupby(answers.model, sort=False)
-    return _table({model: mean(group, answers.id[group.index]) for model, group in groups}).dropna()
+    table = answers.assign(share=shares).pivot(index="id", columns="model", values="share")
+    return table[answers.model.unique()].dropna(how="all")
+
+
+def sampled_accuracy(shares):
+    """The mean over questions of `sampled_shares`, one row a model that has samples."""
+    return _table({model: mean(shares[model], shares.index) for model in shares}).dropna()
 
 
 def by_task(params, answers, root=".."):
@@ -230,13 +235,15 @@ def seed_rows(params, root=".."):
 RANKED = ["C", "tau_auc", "reward_accuracy", "log_prob_accuracy", "vote_accuracy"]
 
 
-def differences(pairs, rows=None, correct=None):
-    """For each pair of models the difference of their accuracies with its 95% interval: over the seeds in `rows`, or
-    over the questions in `correct`."""
+def differences(pairs, rows=None, right=None, value="accuracy"):
+    """For each pair of models the difference of their accuracies with its 95% interval: over the seeds in `rows`, in the
+    column `value`; or over the questions in `right`, which holds booleans, or shares of samples."""
     pairs = list(pairs)
     if rows is None:
-        return _table({pair: paired_difference(*(correct[model] for model in pair)) for pair in pairs})
-    found = seeds.differences(rows, pairs, "accuracy")
+        if value == "accuracy":
+            return _table({(one, other): paired_difference(right[one], right[other]) for one, other in pairs})
+        return _table({(one, other): mean(right[one] - right[other], right.index) for one, other in pairs})
+    found = seeds.differences(rows, pairs, value)
     return _table(dict(zip(pairs, found[["mean", "low", "high"]].itertuples(index=False, name=None))))
 
 
@@ -303,6 +310,20 @@ def consistency(rows):
     """C, the mean consistency of the prompts that make a pair."""
     paired = rows[rows.chosen.notna()]
     return _table({policy: mean(group.consistency, group.id) for policy, group in paired.groupby("policy", sort=False)})
+
+
+def consistency_ceiling(params, rows):
+    """The largest C that the responses allow, one value a policy: that of the reward's ranking with itself. Identical
+    responses tie, and ties add nothing to tau."""
+    paired = rows[rows.chosen.notna()].groupby("policy", sort=False)
+    measure = params["ranking"]["measure"]
+    return pd.Series(
+        {
+            policy: consistency_of(group.to_dict("records"), "reward", "reward", measure).mean().item()
+            for policy, group in paired
+        },
+        dtype=float,
+    )
 
 
 def tau_auc(rows):

@@ -129,11 +129,9 @@ def means_in_words(rows, columns):
 
     def in_words(values):
         mean, _, low, high = mean_interval(values)
-        return "–" if np.isnan(mean) else f"{mean:.3f} ± {(high - low) / 2:.3f}"
+        return "–" if np.isnan(mean) else f"{mean:.3f}" + ("" if np.isnan(low) else f" ± {(high - low) / 2:.3f}")
 
-    table = rows.groupby("model", sort=False)[list(columns)].agg(in_words).rename(columns=columns)
-    table.insert(0, "method", rows.groupby("model", sort=False).method.first())
-    return table
+    return rows.groupby("model", sort=False)[list(columns)].agg(in_words).rename(columns=columns)
 
 
 def keep(rows, path):

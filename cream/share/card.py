@@ -108,7 +108,7 @@ def accuracies(params, lineage, others, root):
     as text."""
     found = results.evaluations(params, root).loc[lineage]
     answers = pd.DataFrame([{"model": model, **row} for model in lineage for row in _answers(model, root)])
-    sampled = results.sampled_accuracy(answers)
+    sampled = results.sampled_accuracy(results.sampled_shares(answers))
     over_seeds = gains = pd.DataFrame()
     if others is not None:
         over_seeds = seeds.intervals(others, "accuracy")
