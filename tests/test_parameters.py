@@ -83,6 +83,7 @@ PRETRAINING = {"examples": 8, "wrong": 0.9, "learning_rate": 1.0e-3, "batch_size
         ({"data.source": "benchmarks"}, "data.source: a model from scratch is pretrained on one of sums, digits, not on benchmarks"),
         ({"model.scratch.width": 36}, "model.scratch.width: it must be a multiple of twice the heads, 8"),
         ({"model.scratch.pretraining.wrong": 1.5}, "model.scratch"),
+        ({"sampling.engine": "vllm"}, "sampling.engine: vLLM has no kernels for heads of less than 32"),
         ({"model.thinking": True}, "model.thinking: a model from scratch does not think: leave the key out"),
     ],
 )

@@ -107,6 +107,11 @@ def test_samples_repeat_with_the_seed_and_end_as_they_should(models):
         assert not ended or response["tokens"][-1] == 0
 
 
+def test_one_process_writes_with_one_engine_after_the_other(models):
+    for name in ("m0", "m1"):
+        assert sample(models / name, PROMPTS, engine="vllm", max_new_tokens=8) == with_vllm(models / name, max_new_tokens=8)
+
+
 def test_the_sampling_stage_runs_with_vllm(models, tmp_path):
     params = yaml.safe_load((ROOT / "profiles" / "test.yaml").read_text())
     params["model"]["base"], params["sampling"]["engine"] = "models/m0", "vllm"

@@ -150,6 +150,8 @@ def _scratch_problems(params):
         problems.append("model.scratch: say how large the model is that base: scratch makes, as in the default params.yaml")
     elif scratch["width"] % (2 * scratch["heads"]):
         problems.append(f"model.scratch.width: it must be a multiple of twice the heads, {2 * scratch['heads']}")
+    elif params["sampling"]["engine"] == "vllm" and scratch["width"] < 32 * scratch["heads"]:
+        problems.append("sampling.engine: vLLM has no kernels for heads of less than 32: take transformers, or a wider model.scratch")
     if params["model"].get("thinking"):
         problems.append("model.thinking: a model from scratch does not think: leave the key out")
     if source not in MADE:
