@@ -59,7 +59,7 @@ def test_two_workers_and_two_processes_make_the_same_rows_and_model(finished, tm
         (folder / "params.yaml").write_text(params.replace("scale: {workers: 1, launch: null}", scaled))
 
     def stage(notebook, argument, check=True):
-        command = [sys.executable, "-m", "cream.pipeline.stage", f"notebooks/{notebook}.ipynb", "page.html", argument]
+        command = [sys.executable, "-m", "cream.pipeline.stage", f"notebooks/{notebook}.ipynb", f"{notebook}.html", argument]
         return run(folder, *command, check=check)
 
     scale(workers=2)
