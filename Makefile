@@ -29,7 +29,7 @@ RUNS = python -m cream.pipeline.sweep $(if $(JOBS),--jobs $(JOBS)) $(FILE)
 FILE = $(if $(PROFILE),profiles/$(PROFILE).yaml,params.yaml)
 
 seeds: .venv/ready  ## run it all with the seeds 1 to N (N=3), perhaps of PROFILE=methods: reports/seeds.html
-	@$(call several,$$N)
+	@$(call at_least,$$N,N,2)
 	@$(call committed,$(FILE))
 	$(RUNS) seed=1..$(N)
 	python -m cream.pipeline.stage --no-input notebooks/12_seeds.ipynb $(if $(PROFILE),reports/$(PROFILE)/seeds.html profile=$(PROFILE),reports/seeds.html)
@@ -41,7 +41,7 @@ space := $(subst ,, )
 keys = $(subst $(space),$(1),$(strip $(foreach setting,$(SET),$(firstword $(subst =, ,$(setting))))))
 sweep: .venv/ready  ## the same with each value of SET="dpo.sft_weight=0,0.1,1": reports/sweeps/dpo.sft_weight.html
 	@test -n "$(SET)" || { echo 'make sweep: SET is empty: give a key and its values, as in SET="dpo.sft_weight=0,0.1,1"' >&2; exit 1; }
-	@$(call several,$$N)
+	@$(call at_least,$$N,N,2)
 	@$(call committed,$(FILE))
 	$(RUNS) $(SET) seed=1..$(N)
 	python -m cream.pipeline.stage --no-input notebooks/16_sweep.ipynb reports/sweeps/$(PROFILE:%=%-)$(call keys,-).html keys=$(call keys,$(comma)) $(PROFILE:%=profile=%)
@@ -58,9 +58,8 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...)
 	done
 	$(INDEX)
 
-# Intervals over seeds need two at least.
-several = case "$(1)" in ''|0*|1|*[!0-9]*) echo "make $@: N is '$(1)': give a number of seeds from 2 on, as in make $@ N=3" >&2; exit 1;; esac
-a_count = case "$(1)" in ''|0*|*[!0-9]*) echo "make $@: $(or $(2),N) is '$(1)': give a positive integer, as in make $@ $(or $(2),N)=3" >&2; exit 1;; esac
+# A number's value, its name and the least that it may be.
+at_least = test "$(1)" -ge $(3) 2>/dev/null || { echo "make $@: $(2) is '$(1)': give an integer from $(3) on, as in make $@ $(2)=3" >&2; exit 1; }
 # They run committed code: what shapes a result must have no changes, nor the parameter file where runs are compared.
 committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || \
 	{ echo "make $@: runs are made of committed code: make this folder a git repository and commit" >&2; exit 1; }; \
@@ -82,8 +81,8 @@ bench-gpu: .venv/ready  ## the same on a GPU, in each precision, with a Llama of
 arena: .venv/ready  ## two models answer, a JUDGE compares: FIRST=cream-m3 SECOND=m1 JUDGE=http://localhost:8000/v1 -> reports/arena/
 	@test -n "$(FIRST)" -a -n "$(SECOND)" -a -n "$(JUDGE)" || \
 		{ echo "make arena: name two models and a judge, as in make arena FIRST=cream-m3 SECOND=m1 JUDGE=http://localhost:8000/v1" >&2; exit 1; }
-	@$(call a_count,$(or $(COUNT),1),COUNT)
-	@$(call a_count,$(or $(SEED),1),SEED)
+	@$(call at_least,$(or $(COUNT),1),COUNT,1)
+	@$(call at_least,$(or $(SEED),1),SEED,1)
 	python -m cream.pipeline.stage --no-input notebooks/17_arena.ipynb reports/arena/$(FIRST)-$(SECOND).html "first=$(FIRST)" "second=$(SECOND)" \
 		"judge=$(JUDGE)" $(if $(JUDGE_MODEL),"judge_model=$(JUDGE_MODEL)") $(if $(PROMPTS),"prompts=$(PROMPTS)") $(COUNT:%=count=%) $(SEED:%=seed=%)
 	$(INDEX)

@@ -5,8 +5,8 @@
 Every way has a process of its own, which loads its model once. The ways take turns, so that whatever else the machine
 does meets them all. The first turn warms up and measures memory; the others are timed. Scoring and training are in
 fp32 where no other precision is named, sampling and vLLM in what the machine is fast at. Memory and the machine's rate are
-those of the CPU. Then the first way of each measurement and CREAM's take one turn each with less of everything. Writes
-reports/benchmarks/speed.json, which notebooks/15_speed.ipynb shows.
+those of the CPU. Then the first way of sampling and of scoring and CREAM's take one turn each with less of everything.
+Writes reports/benchmarks/speed.json, which notebooks/15_speed.ipynb shows.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main():
     prompts = [prompt_ids(tokenizer, row) for row in read_rows(options.questions)[: options.prompts]]
     written = sample(folder, prompts, responses=N, max_new_tokens=LONGEST, **SAMPLING)
     responses = [[response["tokens"] for response in rows] for rows in written]
-    inputs = _inputs(folder, prompts, responses, LONGEST)
+    inputs = _inputs(prompts, responses, LONGEST) | {"training": _preferences(folder, prompts, responses)}
     inputs["scoring, short answers"] = _pairs(prompts, [_letters(tokenizer)] * len(prompts))
     found = {
         what: measure({way: partial(load, folder, given) for way, load in _ways(what).items()}, options.repeats, what)
@@ -321,14 +321,12 @@ def _ways(what):
     return {way: load for way, load in ways.items() if not missing.get(way)}
 
 
-def _inputs(folder, prompts, responses, longest):
-    """{measurement: what its ways work on}. Training takes two responses, so another N is no other training."""
-    n = len(responses[0])
-    inputs = {
-        "sampling": dict(prompts=prompts, responses=n, max_new_tokens=longest, **SAMPLING),
+def _inputs(prompts, responses, longest):
+    """{measurement: what its ways work on}, of those whose growth is measured too."""
+    return {
+        "sampling": dict(prompts=prompts, responses=len(responses[0]), max_new_tokens=longest, **SAMPLING),
         "scoring": _pairs(prompts, responses),
     }
-    return inputs | ({"training": _preferences(folder, prompts, responses)} if n == N else {})
 
 
 def _pairs(prompts, responses):
@@ -358,14 +356,14 @@ def _first_and_last(prompts, responses, log_probs):
 
 
 def _growth(folder, prompts, responses, n=N, count=None, longest=LONGEST, width=1):
-    """The first way of each measurement and CREAM's, one turn each, with an input or the model of another size."""
+    """The first way of sampling and of scoring and CREAM's, one turn each, with an input or the model of another size."""
     count = count or len(prompts) // 2
     prompts, responses = prompts[:count], [[tokens[:longest] for tokens in rows[:n]] for rows in responses[:count]]
     with TemporaryDirectory() as resized:
         if width != 1:
             folder = _resized(folder, width, Path(resized))
         found = {}
-        for what, given in _inputs(folder, prompts, responses, longest).items():
+        for what, given in _inputs(prompts, responses, longest).items():
             ways = _ways(what)
             ways = {way: partial(ways[way], folder, given) for way in (next(iter(ways)), "cream")}
             found[what] = measure(ways, 1, f"{what}, {n} responses of {longest} to {count} prompts, width {width:.2f}")
@@ -373,8 +371,8 @@ def _growth(folder, prompts, responses, n=N, count=None, longest=LONGEST, width=
 
 
 def _row(folder, n, count, longest, found):
-    """The sizes, and of each measurement the first way and CREAM's."""
-    found = {what: {way: ways[way] for way in (next(iter(ways)), "cream")} for what, ways in found.items() if "," not in what}
+    """The sizes, and of sampling and scoring the first way and CREAM's."""
+    found = {what: {way: found[what][way] for way in (next(iter(found[what])), "cream")} for what in ("sampling", "scoring")}
     size = sum(weight.numel() for weight in load_model(folder).parameters())
     return {"N": n, "prompts": count, "longest response": longest, "parameters": size, "measurements": found}
 

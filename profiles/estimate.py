@@ -77,7 +77,7 @@ def table():
         "| profile | memory per GPU | disk | " + " | ".join(stages) + " | in all |",
         "|---|---|---|" + "---|" * (len(stages) + 1),
     ]
-    for name in ("smollm2-gpu", "llama3-8b-lora", "llama3-8b-lora-8gpu", "llama3-8b", "llama3-8b-8gpu", "llama2-7b"):
+    for name in ("smollm2-benchmarks", "llama3-8b-lora", "llama3-8b-lora-8gpu", "llama3-8b", "llama3-8b-8gpu", "llama2-7b"):
         hours, memory, disk = estimate(load_parameters(Path(__file__).with_name(f"{name}.yaml")))
         times = [_time(value) for value in [*(hours[stage] for stage in stages), sum(hours.values())]]
         lines.append(f"| `{name}` | {memory / 1e9:.0f} GB | {disk / 1e9:.0f} GB | " + " | ".join(times) + " |")

@@ -265,7 +265,7 @@ def test_a_solution_without_a_number_as_its_answer_is_named(folder, solution):
 
 def run_data(folder, source, **changes):
     """{name: rows} of the splits that notebooks/01_data.ipynb makes."""
-    params = yaml.safe_load((ROOT / "profiles" / "smollm2-gpu.yaml").read_text())
+    params = yaml.safe_load((ROOT / "profiles" / "smollm2-benchmarks.yaml").read_text())
     params["data"] |= {"source": str(source), "prompts_per_round": 1, "rounds": 2, "test_questions": None, **changes}
     params["model"]["warmup"]["examples"] = 3
     (folder / "notebooks").mkdir()

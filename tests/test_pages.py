@@ -91,7 +91,7 @@ def test_a_page_stays_current_where_other_code_changes(package):
 
 def test_a_stamp_says_how_a_page_was_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pages, "_machine", lambda: "4 cores, z80")
+    monkeypatch.setattr(pages, "machine", lambda: "4 cores, z80")
     profile = (ROOT / "profiles" / "test.yaml").read_text().replace("\nprecision: fp32", "\nprecision: auto")
     monkeypatch.setenv("CREAM_BF16", "1")
     Path("profiles").mkdir()
@@ -108,6 +108,14 @@ def test_a_stamp_says_how_a_page_was_made(tmp_path, monkeypatch):
     assert stamp(none) == "4 cores, z80"
     Path("params.yaml").write_text(profile.replace("\nprecision: auto", "\nprecision: fp32"))
     assert stamp(several) == "params.yaml, fp32, 4 cores, z80"
+
+    # Where the runs say on what machine they were made, it is theirs that counts.
+    for run, machine in ((".", "an H100"), (".runs/mine/seed=1", "an H200"), (".runs/mine/seed=2", "an H100")):
+        times = tmp_path / run / "results" / "times"
+        times.mkdir(parents=True)
+        (times / "base.json").write_text(json.dumps({"seconds": 1.0, "machine": machine}))
+    assert stamp(one).endswith(", an H100") and stamp(several, profile="mine") == "profile mine, bf16, an H100, an H200"
+    assert stamp(none) == "4 cores, z80"
 
 
 def test_a_stamp_names_the_commit_and_changes_of_code(tmp_path, monkeypatch):

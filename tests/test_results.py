@@ -222,7 +222,7 @@ def test_the_controls_come_first_where_they_do_not_hold():
         "CREAM ends <b>above</b> plain self-rewarding (SRLM), and a fixed C was not run."
     )
     assert controls.startswith("The controls hold: ") and "<b>above</b> M1, +10.0 points (+5.0 to +15.0)" in controls
-    table = findings.differences_in_words({"greedy": plain})
+    table = findings.in_points({"greedy": plain})
     assert table.greedy.to_dict() == {"SRLM less M1": "−10.0 (−15.0 to −5.0)", "CREAM less SRLM": "+10.0 (+5.0 to +15.0)"}
     first, *_ = findings.paragraphs({(KEY, "M1"): LEVEL, (RANDOM, "M1"): DOWN, **plain})
     assert first.startswith("The controls do <b>not</b> hold") and "<b>not clearly different</b> from M1" in first
@@ -384,7 +384,7 @@ ACCURACY = {"m0": 0.1, "m1": 0.8, "gold": 0.9, "random": 0.5, "srlm": 0.55, "cre
 
 def make_run(folder, rows, questions=200, prompts=60, tasks=("sums",), known=True, older=False):
     """What a run of these rows of `rank` and `train` leaves for the pages, made up: its params are returned. `known`:
-    whether the answers are; `older`: without what runs have written only since this file is there."""
+    whether the answers to the prompts are; `older`: without what runs have written only since this file is there."""
     params = {**yaml.safe_load((ROOT / "params.yaml").read_text()), **copy.deepcopy(rows)}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     write_json(folder / "results" / "base.json", {"base": params["model"]["base"], "parameters": 1234})
@@ -397,18 +397,18 @@ def make_run(folder, rows, questions=200, prompts=60, tasks=("sums",), known=Tru
                 "task": tasks[i % len(tasks)],
                 "question": f"{i}<b>+{i} & $1$",
                 "choices": None,
-                "answer": str(2 * i) if known else None,
+                "answer": str(2 * i),
                 "response": f"<script>alert(1)</script> **Answer: {2 * i + (not right[i])}**",
                 "finish_reason": "stop",
                 "extracted": str(i),
-                "correct": bool(right[i]) if known else None,
+                "correct": bool(right[i]),
                 "sampled_correct": (rng.random(4) < right[i] * 0.8).tolist(),
             }
             for i in range(questions)
         ]
-        summary = {**accuracy(right if known else []), "unparsed_share": 0.0, "truncated_share": 0.0}
+        summary = {**accuracy(right), "unparsed_share": 0.0, "truncated_share": 0.0}
         summary |= {"mean_over_tasks": summary["accuracy"], "samples": 4, "sampled_accuracy": 0.5}
-        summary["tasks"] = {task: accuracy(right[k :: len(tasks)] if known else []) for k, task in enumerate(tasks)}
+        summary["tasks"] = {task: accuracy(right[k :: len(tasks)]) for k, task in enumerate(tasks)}
         if older:
             asked = [{key: value for key, value in row.items() if key != "sampled_correct"} for row in asked]
             del summary["samples"], summary["sampled_accuracy"]
@@ -437,8 +437,6 @@ def make_run(folder, rows, questions=200, prompts=60, tasks=("sums",), known=Tru
 
 
 def accuracy(right):
-    if len(right) == 0:
-        return {"questions": 200, "accuracy": None, "low": None, "high": None}
     value, low, high = statistics.share(int(sum(right)), len(right))
     return {"questions": len(right), "accuracy": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
 

@@ -337,7 +337,7 @@ def test_a_second_make_seeds_runs_no_stage_and_writes_the_same_bytes(seeded, log
 @pytest.mark.parametrize("target", ["seeds", "sweep"])
 def test_n_is_a_number_of_several_seeds(seeded, target, n):
     done = make(seeded, target, f"N={n}", "SET=dpo.beta=0.1")
-    assert done.returncode == 2 and f"make {target}: N is '{n}': give a number of seeds from 2 on" in done.stderr
+    assert done.returncode == 2 and f"make {target}: N is '{n}': give an integer from 2 on" in done.stderr
 
 
 def test_set_is_checked_before_anything_starts(seeded):

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_parameters import GOOD, changed
+from test_parameters import changed
 
 from cream.report.summary import summary
 
@@ -29,13 +29,6 @@ def test_every_method_has_a_line_and_every_round_a_column(tmp_path):
         ["CREAM-select", "from", "cream-m2", "10.0", "50.0", "100.0"],
         ["See", "reports/index.html"],
     ]
-
-
-def test_answers_that_are_not_known_leave_the_table_empty(tmp_path):
-    (tmp_path / "results" / "evaluate").mkdir(parents=True)
-    for model in ("m0", "m1", *GOOD["train"]):
-        (tmp_path / "results" / "evaluate" / f"{model}.json").write_text(json.dumps({"accuracy": None}))
-    assert len(summary(GOOD, tmp_path).splitlines()) == 3
 
 
 def test_wrong_parameters_are_one_sentence(tmp_path):

@@ -103,16 +103,18 @@ def is_current(page, root="."):
 
 
 def stamp(notebook, given):
-    """How a page was made: by which parameters, on what machine, from which commit. `given` are the parameters that the
-    notebook was started with. A notebook with a profile is over several seeds, and its text says which."""
-    source, words = Path(notebook).read_text(encoding="utf-8"), []
+    """How a page was made: by which parameters, on what machines its runs, from which commit. `given` are the parameters
+    that the notebook was started with. A notebook with a profile is over several seeds, and its text says which."""
+    source, words, runs = Path(notebook).read_text(encoding="utf-8"), [], []
     if "load_parameters" in source:
         profile = given.get("profile", "default")
         path = "params.yaml" if profile == "default" else f"profiles/{profile}.yaml"
         params = load_parameters(path)
-        seed = [] if '"profile = ' in source else [f"seed {params['seed']}"]
+        several = '"profile = ' in source
+        seed = [] if several else [f"seed {params['seed']}"]
+        runs = sorted(Path(".runs", profile).glob("*/")) if several else [Path()]
         words = [_same_profile(path), *seed, _precision(params["precision"])]
-    return ", ".join([*words, _machine(), *_commit()])
+    return ", ".join([*words, *_machines(runs), *_commit()])
 
 
 def _same_profile(path):
@@ -133,8 +135,14 @@ def _precision(asked):
     return "bf16" if dtype_of(asked) == torch.bfloat16 else "fp32"
 
 
-def _machine():
-    """The GPU, or the cores and the kind of CPU."""
+def _machines(runs):
+    """Where the stages of these runs were computed, as their times say; if nothing does, here."""
+    times = (json.loads(path.read_text(encoding="utf-8")) for run in runs for path in run.glob("results/times/*.json"))
+    return sorted({time["machine"] for time in times if "machine" in time}) or [machine()]
+
+
+def machine():
+    """This machine: its GPU, or its cores and the kind of CPU."""
     import torch
 
     if torch.cuda.is_available():

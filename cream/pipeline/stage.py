@@ -58,7 +58,8 @@ def main():
         sys.exit(f"Stage {stage} failed{_reason(error)}\nWhat earlier stages made is as it was.{kept}")
     if options.page.parent.name == "stages":  # the reports take seconds, and the index shows the times of what came before it
         seconds = round(time.monotonic() - started, 1)
-        write_json(Path("results", "times", f"{options.page.stem}.json"), {"seconds": seconds})
+        times = {"seconds": seconds, "machine": pages.machine()}
+        write_json(Path("results", "times", f"{options.page.stem}.json"), times)
 
 
 def _options():

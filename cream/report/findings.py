@@ -108,7 +108,7 @@ def paragraphs(found, sampled=()):
     return [paragraph for paragraph in ([conclusion, controls] if held else [controls, conclusion]) if paragraph]
 
 
-def differences_in_words(found):
+def in_points(found):
     """A table of {kind of accuracy: {(method, other): (value, low, high)}}, in points, a row a comparison."""
     return pd.DataFrame(
         {

@@ -130,8 +130,8 @@ def answers(params, root=".."):
 
 
 def greedy_accuracy(evaluations):
-    """The accuracy of greedy answers with its Wilson interval, one row a model whose answers are graded."""
-    return evaluations[["accuracy", "low", "high"]].set_axis(["value", "low", "high"], axis=1).dropna()
+    """The accuracy of greedy answers with its Wilson interval, one row a model."""
+    return evaluations[["accuracy", "low", "high"]].set_axis(["value", "low", "high"], axis=1)
 
 
 def sampled_shares(answers):
@@ -166,7 +166,7 @@ def by_task(params, answers, root=".."):
 
 
 def _with_interval(found):
-    return "–" if found["accuracy"] is None else f"{found['accuracy']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    return f"{found['accuracy']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def divided(correct, number):
@@ -176,10 +176,10 @@ def divided(correct, number):
 
 
 def graded(answers):
-    """Whether each model is right, [questions, models], of the questions whose answer is known."""
+    """Whether each model is right, [questions, models]."""
     table = answers.pivot(index="id", columns="model", values="correct")[answers.model.unique()]
     assert answers.groupby("id").model.nunique().eq(table.shape[1]).all(), "the models answered different questions"
-    return table.dropna().astype(bool)
+    return table.astype(bool)
 
 
 def transcript(rows):
@@ -430,6 +430,16 @@ def last_comparisons(params):
         common = None if name == "CREAM" else last_common(params, line, lines.get("CREAM", []))
         found["CREAM"] |= {label: common} if common else {}
     return {other: pairs for other, pairs in found.items() if pairs}
+
+
+def main_differences(params, kinds, rows=None, right=None):
+    """The `differences` of `main_comparisons` for each of `kinds`, the columns of accuracy:
+    {kind: {(method, other): (value, low, high)}}. `right` has a table for each kind."""
+    pairs, found = main_comparisons(params), {}
+    for kind in kinds:
+        table = differences(pairs.values(), rows, right and right[kind], kind)
+        found[kind] = dict(zip(pairs, table.itertuples(index=False, name=None)))
+    return found
 
 
 def few_lines(params, most):

@@ -26,10 +26,9 @@ def summary(params, root):
     for model in models_of(params):
         path = Path(root, "results", "evaluate", f"{model}.json")
         accuracy = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
-        if accuracy is not None:
-            method = label_of(params, model)
-            method = CONTROLS.get(method, method)
-            rows.setdefault(method, {})[round_of(params, model)] = f"{100 * accuracy:.1f}"
+        method = label_of(params, model)
+        method = CONTROLS.get(method, method)
+        rows.setdefault(method, {})[round_of(params, model)] = f"{100 * accuracy:.1f}"
     start = {**rows.pop("M0", {}), **rows.pop("M1", {})}
     width = max(map(len, rows), default=0)
     lines = [" ".join([" " * width, *(f"{f'M{n}':>6}" for n in rounds)])]

@@ -103,7 +103,7 @@ def settings_of(params, lineage):
 
 
 def accuracies(params, lineage, others, root):
-    """One row a model of the lineage with a known accuracy: that of its greedy and of its sampled answers, and over the
+    """One row a model of the lineage that was evaluated: the accuracy of its greedy and of its sampled answers, and over the
     seeds of the rows `others` the mean of the greedy one and of its difference from M1's. Per cent with 95% intervals,
     as text."""
     found = results.evaluations(params, root).loc[lineage]
@@ -137,7 +137,6 @@ def eval_results(name, root):
             metric_value=row["accuracy"],
         )
         for task, row in _result(root, "evaluate", name).get("tasks", {}).items()
-        if row["accuracy"] is not None
     ]
 
 
