@@ -113,7 +113,10 @@ def test_a_stamp_says_how_a_page_was_made(tmp_path, monkeypatch):
     for run, machine in ((".", "an H100"), (".runs/mine/seed=1", "an H200"), (".runs/mine/seed=2", "an H100")):
         times = tmp_path / run / "results" / "times"
         times.mkdir(parents=True)
-        (times / "base.json").write_text(json.dumps({"seconds": 1.0, "machine": machine}))
+        (times / "evaluate-m1.json").write_text(json.dumps({"seconds": 1.0, "machine": machine}))
+        (times / "evaluate-of-another-run.json").write_text(json.dumps({"seconds": 1.0, "machine": "an abacus"}))
+        (tmp_path / run / "params.yaml").write_text(profile)
+        (tmp_path / f"{run}.json").write_text("{}")  # the mark of a finished one
     assert stamp(one).endswith(", an H100") and stamp(several, profile="mine") == "profile mine, bf16, an H100, an H200"
     assert stamp(none) == "4 cores, z80"
 

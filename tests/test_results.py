@@ -248,6 +248,14 @@ def test_the_conclusion_follows_the_numbers_whichever_way_they_fall(plain, fixed
     assert words in text and text.startswith("Self-rewarding did <b>not</b> help here. Below M1, the model that it starts from: SRLM and CREAM.")
 
 
+@pytest.mark.parametrize(
+    "row, words", [(UP, None), (LEVEL, "It is <b>not clearly different</b> from"), (DOWN, "It ends <b>below</b>")]
+)
+def test_the_conclusion_says_where_cream_is_no_better_than_chance(row, words):
+    text = findings.paragraphs({("CREAM", "M1"): DOWN, ("CREAM", "SRLM"): UP, ("CREAM", RANDOM): row})[0]
+    assert ("a fixed C was not run." in text) and (f"{words} training on random pairs." in text if words else "random" not in text)
+
+
 def test_the_conclusion_says_whether_self_rewarding_helped():
     up, mixed = {("SRLM", "M1"): UP, ("CREAM", "M1"): UP}, {("SRLM", "M1"): DOWN, ("CREAM", "M1"): LEVEL}
     assert "Self-rewarding <b>helped</b> here. Above M1" in findings.paragraphs(up)[0]

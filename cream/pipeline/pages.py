@@ -10,7 +10,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cream.pipeline.parameters import load_parameters
+import yaml
+
+from cream.pipeline.parameters import load_parameters, models_of
 
 PACKAGE = Path(__file__).parents[1]
 # The pages of a run in reading order, each the neighbour of the next.
@@ -112,7 +114,7 @@ def stamp(notebook, given):
         params = load_parameters(path)
         several = '"profile = ' in source
         seed = [] if several else [f"seed {params['seed']}"]
-        runs = sorted(Path(".runs", profile).glob("*/")) if several else [Path()]
+        runs = [mark.with_suffix("") for mark in sorted(Path(".runs", profile).glob("*.json"))] if several else [Path()]
         words = [_same_profile(path), *seed, _precision(params["precision"])]
     return ", ".join([*words, *_machines(runs), *_commit()])
 
@@ -136,9 +138,13 @@ def _precision(asked):
 
 
 def _machines(runs):
-    """Where the stages of these runs were computed, as their times say; if nothing does, here."""
-    times = (json.loads(path.read_text(encoding="utf-8")) for run in runs for path in run.glob("results/times/*.json"))
-    return sorted({time["machine"] for time in times if "machine" in time}) or [machine()]
+    """Where the models of these runs were evaluated, as the times of these stages say; if nothing does, here."""
+    found = set()
+    for run in runs:
+        models = models_of(yaml.safe_load((run / "params.yaml").read_text(encoding="utf-8")))
+        for path in (run / "results" / "times" / f"evaluate-{model}.json" for model in models):
+            found |= {json.loads(path.read_text(encoding="utf-8")).get("machine")} if path.exists() else set()
+    return sorted(found - {None}) or [machine()]
 
 
 def machine():

@@ -146,8 +146,8 @@ def _against_m1(versus_m1):
 
 def _conclusion(versus):
     where = {pair: direction(*row[1:]) for pair, row in versus.items()}
-    plain = where.get(("CREAM", "SRLM"))
-    fixed = next((word for (one, other), word in where.items() if one == "CREAM" and other != "SRLM"), None)
+    plain, chance = where.get(("CREAM", "SRLM")), where.get(("CREAM", CONTROLS["SRLM by random"]))
+    fixed = next((word for (one, other), word in where.items() if one == "CREAM" and other.startswith("fixed C")), None)
     if plain == "above":
         yield "CREAM ends <b>above</b> plain self-rewarding (SRLM), " + {
             None: "and a fixed C was not run.",
@@ -158,6 +158,8 @@ def _conclusion(versus):
         }[fixed]
     elif plain:
         yield f"CREAM {WHERE[plain]} plain self-rewarding (SRLM)."
+    if chance and chance != "above":
+        yield f"It {WHERE[chance]} training on random pairs."
     select = where.get(("CREAM-select", "CREAM"))
     if select:
         yield {

@@ -454,7 +454,8 @@ def main_comparisons(params):
     fixed = [name for name in lines if name.startswith("fixed C")][:1]
     selves = [name for name in ("SRLM", "CREAM", *fixed, "CREAM-select") if name in lines]
     pairs = {(name, "M1"): (lines[name][-1], "m1") for name in [*CONTROLS.values(), *selves] if name in lines}
-    wanted = [("CREAM", "SRLM"), *(("CREAM", name) for name in fixed), ("CREAM-select", "CREAM")]
+    wanted = [("CREAM", "SRLM"), ("CREAM", CONTROLS["SRLM by random"]), *(("CREAM", name) for name in fixed)]
+    wanted += [("CREAM-select", "CREAM")]
     wanted += [("CREAM-select", name) for name in (*fixed, "CREAM-select-random")]
     common = {(a, b): last_common(params, lines[a], lines[b]) for a, b in wanted if a in lines and b in lines}
     return pairs | {pair: models for pair, models in common.items() if models}
