@@ -42,6 +42,7 @@ SAMPLING = dict(temperature=0.8, top_p=0.95)
 TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=2)
 OFFICIAL_BATCH = 6
 SIZE, PRODUCTS = 2048, 10  # of the matrices that show the machine's rate
+GROWING = ("sampling", "scoring")
 GROWTH = [{}, {"n": 1}, {"longest": 8}, {"width": 1 / 3}]  # one change at a time, on half of the prompts
 
 
@@ -77,7 +78,7 @@ def main():
             "machine_rate": {what: PRODUCTS * 2 * SIZE**3 / median(seconds) for what, seconds in products.items()},
             "operations": {what: _operations(model, inputs[what]) for what in products},
             "growth": [
-                _row(folder, N, len(prompts), LONGEST, found),
+                _row(folder, N, len(prompts), LONGEST, {what: _compared(found[what]) for what in GROWING}),
                 *(_growth(folder, prompts, responses, **change) for change in GROWTH),
             ],
         },
@@ -322,7 +323,7 @@ def _ways(what):
 
 
 def _inputs(prompts, responses, longest):
-    """{measurement: what its ways work on}, of those whose growth is measured too."""
+    """{measurement: what its ways work on}, of GROWING."""
     return {
         "sampling": dict(prompts=prompts, responses=len(responses[0]), max_new_tokens=longest, **SAMPLING),
         "scoring": _pairs(prompts, responses),
@@ -364,15 +365,17 @@ def _growth(folder, prompts, responses, n=N, count=None, longest=LONGEST, width=
             folder = _resized(folder, width, Path(resized))
         found = {}
         for what, given in _inputs(prompts, responses, longest).items():
-            ways = _ways(what)
-            ways = {way: partial(ways[way], folder, given) for way in (next(iter(ways)), "cream")}
+            ways = {way: partial(load, folder, given) for way, load in _compared(_ways(what)).items()}
             found[what] = measure(ways, 1, f"{what}, {n} responses of {longest} to {count} prompts, width {width:.2f}")
         return _row(folder, n, count, longest, found)
 
 
+def _compared(ways):
+    """Of the ways of a measurement the first and CREAM's."""
+    return {way: ways[way] for way in (next(iter(ways)), "cream")}
+
+
 def _row(folder, n, count, longest, found):
-    """The sizes, and of sampling and scoring the first way and CREAM's."""
-    found = {what: {way: found[what][way] for way in (next(iter(found[what])), "cream")} for what in ("sampling", "scoring")}
     size = sum(weight.numel() for weight in load_model(folder).parameters())
     return {"N": n, "prompts": count, "longest response": longest, "parameters": size, "measurements": found}
 

@@ -6,8 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+from cream.data.files import write_json
 from cream.pipeline import pages
+from cream.pipeline.parameters import models_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,16 +112,32 @@ def test_a_stamp_says_how_a_page_was_made(tmp_path, monkeypatch):
     Path("params.yaml").write_text(profile.replace("\nprecision: auto", "\nprecision: fp32"))
     assert stamp(several) == "params.yaml, fp32, 4 cores, z80"
 
-    # Where the runs say on what machine they were made, it is theirs that counts.
-    for run, machine in ((".", "an H100"), (".runs/mine/seed=1", "an H200"), (".runs/mine/seed=2", "an H100")):
-        times = tmp_path / run / "results" / "times"
-        times.mkdir(parents=True)
-        (times / "evaluate-m1.json").write_text(json.dumps({"seconds": 1.0, "machine": machine}))
-        (times / "evaluate-of-another-run.json").write_text(json.dumps({"seconds": 1.0, "machine": "an abacus"}))
-        (tmp_path / run / "params.yaml").write_text(profile)
-        (tmp_path / f"{run}.json").write_text("{}")  # the mark of a finished one
-    assert stamp(one).endswith(", an H100") and stamp(several, profile="mine") == "profile mine, bf16, an H100, an H200"
-    assert stamp(none) == "4 cores, z80"
+
+def test_a_stamp_says_where_the_runs_were_computed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pages, "machine", lambda: "4 cores, z80")
+    profile = (ROOT / "profiles" / "test.yaml").read_text()
+    models = models_of(yaml.safe_load(profile))
+    settings = {"seed=1": {"seed": 1}, "seed=2": {"seed": 2}, "dpo.beta=1,seed=1": {"dpo.beta": 1, "seed": 1}}
+    for name, machine in {**dict.fromkeys(settings, "fp32, an H100"), "seed=2": "bf16, an H200"}.items():
+        run = tmp_path / ".runs" / "mine" / name
+        write_json(run.with_name(f"{name}.json"), {"settings": settings[name]})
+        for model in models:
+            write_json(run / "results" / "times" / f"evaluate-{model}.json", {"seconds": 1.0, "computed": machine})
+        (run / "params.yaml").write_text(profile)
+    Path("profiles").mkdir()
+    Path("profiles", "mine.yaml").write_text(profile)
+
+    def stamp(source, **given):
+        Path("some.ipynb").write_text(source)
+        return pages.stamp("some.ipynb", given)
+
+    several, with_models = '["profile = 1", "load_parameters()"]', '["profile = 1", "load_parameters()", "cream.models"]'
+    assert stamp(several, profile="mine") == "profile mine, bf16, an H200 and fp32, an H100"
+    assert stamp(several, profile="mine", keys="dpo.beta") == "profile mine, fp32, an H100"
+    assert stamp(with_models, profile="mine") == "profile mine, fp32, 4 cores, z80"
+    write_json(tmp_path / ".runs" / "mine" / "seed=1" / "results" / "times" / "evaluate-m1.json", {"seconds": 1.0})
+    assert stamp(several, profile="mine") == "profile mine, fp32, 4 cores, z80"  # not all say where
 
 
 def test_a_stamp_names_the_commit_and_changes_of_code(tmp_path, monkeypatch):

@@ -222,7 +222,7 @@ def test_the_controls_come_first_where_they_do_not_hold():
         "CREAM ends <b>above</b> plain self-rewarding (SRLM), and a fixed C was not run."
     )
     assert controls.startswith("The controls hold: ") and "<b>above</b> M1, +10.0 points (+5.0 to +15.0)" in controls
-    table = findings.in_points({"greedy": plain})
+    table = findings.table_in_points({"greedy": plain})
     assert table.greedy.to_dict() == {"SRLM less M1": "−10.0 (−15.0 to −5.0)", "CREAM less SRLM": "+10.0 (+5.0 to +15.0)"}
     first, *_ = findings.paragraphs({(KEY, "M1"): LEVEL, (RANDOM, "M1"): DOWN, **plain})
     assert first.startswith("The controls do <b>not</b> hold") and "<b>not clearly different</b> from M1" in first
@@ -249,11 +249,18 @@ def test_the_conclusion_follows_the_numbers_whichever_way_they_fall(plain, fixed
 
 
 @pytest.mark.parametrize(
-    "row, words", [(UP, None), (LEVEL, "It is <b>not clearly different</b> from"), (DOWN, "It ends <b>below</b>")]
+    "row, words",
+    [
+        (UP, ""),
+        (LEVEL, " CREAM is <b>not clearly different</b> from training on random pairs."),
+        (DOWN, " CREAM ends <b>below</b> training on random pairs."),
+    ],
 )
 def test_the_conclusion_says_where_cream_is_no_better_than_chance(row, words):
-    text = findings.paragraphs({("CREAM", "M1"): DOWN, ("CREAM", "SRLM"): UP, ("CREAM", RANDOM): row})[0]
-    assert ("a fixed C was not run." in text) and (f"{words} training on random pairs." in text if words else "random" not in text)
+    found = {("CREAM", "M1"): DOWN, ("CREAM", "SRLM"): UP, ("CREAM", RANDOM): row}
+    assert findings.paragraphs(found)[0].endswith(f"(SRLM), and a fixed C was not run.{words}")
+    text = findings.paragraphs(found | {("CREAM", "fixed C 0.7"): DOWN})[0]
+    assert text.endswith(f"(SRLM), but <b>a fixed C does better still</b>.{words}")
 
 
 def test_the_conclusion_says_whether_self_rewarding_helped():
@@ -542,6 +549,15 @@ def test_the_last_models_are_compared_with_m1_and_with_creams_of_the_same_round(
     assert results.last_comparisons(params) == {"M1": with_m1, "CREAM": with_cream}
     assert list(results.few_lines(params, 3)) == ["CREAM", "SRLM", "CREAM-drop"]
     assert list(results.few_lines(params, 2)) == ["CREAM", "SRLM"]
+    random = {name: row | {"by": "random"} for name, row in rows("r", 2, 3, method="srlm").items()}
+    params["train"] |= random
+    assert results.main_comparisons(params) == {
+        ("random pairs (control)", "M1"): ("r-m3", "m1"),
+        ("SRLM", "M1"): ("s-m3", "m1"),
+        ("CREAM", "M1"): ("c-m3", "m1"),
+        ("CREAM", "SRLM"): ("c-m3", "s-m3"),
+        ("CREAM", "random pairs (control)"): ("c-m3", "r-m3"),
+    }
     params["train"] = rows("s", 2, method="srlm")
     assert results.last_comparisons(params) == {"M1": {"SRLM": ("s-m2", "m1")}}
 

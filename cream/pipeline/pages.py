@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from cream.pipeline.parameters import load_parameters, models_of
+from cream.pipeline.sweep import finished_runs
 
 PACKAGE = Path(__file__).parents[1]
 # The pages of a run in reading order, each the neighbour of the next.
@@ -105,18 +106,46 @@ def is_current(page, root="."):
 
 
 def stamp(notebook, given):
-    """How a page was made: by which parameters, on what machines its runs, from which commit. `given` are the parameters
+    """How a page was made: by which parameters, in what precision and where, from which commit. `given` are the parameters
     that the notebook was started with. A notebook with a profile is over several seeds, and its text says which."""
-    source, words, runs = Path(notebook).read_text(encoding="utf-8"), [], []
+    source, words = Path(notebook).read_text(encoding="utf-8"), [machine()]
     if "load_parameters" in source:
         profile = given.get("profile", "default")
         path = "params.yaml" if profile == "default" else f"profiles/{profile}.yaml"
-        params = load_parameters(path)
-        several = '"profile = ' in source
+        params, several = load_parameters(path), '"profile = ' in source
+        keys = {"seed", *filter(None, given.get("keys", "").split(","))}
+        runs = finished_runs(Path(".runs", profile), keys) if several else [Path()]
+        # What uses models is computed here; other pages show what the stages of their runs computed.
+        computed = "" if "cream.models" in source else _computed_in(runs)
         seed = [] if several else [f"seed {params['seed']}"]
-        runs = [mark.with_suffix("") for mark in sorted(Path(".runs", profile).glob("*.json"))] if several else [Path()]
-        words = [_same_profile(path), *seed, _precision(params["precision"])]
-    return ", ".join([*words, *_machines(runs), *_commit()])
+        words = [_same_profile(path), *seed, computed or computed_here(params["precision"])]
+    return ", ".join([*words, *_commit()])
+
+
+def computed_here(precision):
+    """In what precision this machine samples, and what machine it is."""
+    import torch
+
+    from cream.models.precision import dtype_of
+
+    return f"{'bf16' if dtype_of(precision) == torch.bfloat16 else 'fp32'}, {machine()}"
+
+
+def machine():
+    """The GPU, or the cores and the kind of CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"{os.cpu_count()} cores, {platform.machine()}"
+
+
+def _computed_in(runs):
+    """Where the models of these runs were evaluated; nothing, unless the times of all these stages say so."""
+    models = {run: models_of(yaml.safe_load((run / "params.yaml").read_text(encoding="utf-8"))) for run in runs}
+    times = [run / "results" / "times" / f"evaluate-{model}.json" for run in runs for model in models[run]]
+    found = {json.loads(path.read_text(encoding="utf-8")).get("computed", "") if path.exists() else "" for path in times}
+    return "" if "" in found else " and ".join(sorted(found))
 
 
 def _same_profile(path):
@@ -127,33 +156,6 @@ def _same_profile(path):
 
 def _but_seed(path):
     return re.sub(r"^seed:.*", "", Path(path).read_text(encoding="utf-8"), flags=re.MULTILINE)
-
-
-def _precision(asked):
-    import torch
-
-    from cream.models.precision import dtype_of
-
-    return "bf16" if dtype_of(asked) == torch.bfloat16 else "fp32"
-
-
-def _machines(runs):
-    """Where the models of these runs were evaluated, as the times of these stages say; if nothing does, here."""
-    found = set()
-    for run in runs:
-        models = models_of(yaml.safe_load((run / "params.yaml").read_text(encoding="utf-8")))
-        for path in (run / "results" / "times" / f"evaluate-{model}.json" for model in models):
-            found |= {json.loads(path.read_text(encoding="utf-8")).get("machine")} if path.exists() else set()
-    return sorted(found - {None}) or [machine()]
-
-
-def machine():
-    """This machine: its GPU, or its cores and the kind of CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
 def _commit():

@@ -53,13 +53,12 @@ def main():
         notebook = _run(options.notebook, given, failed)
         _write_page(notebook, options, given)
         shutil.rmtree(Path(".parts", options.page.stem), ignore_errors=True)
+        if options.page.parent.name == "stages":  # reports take seconds, and the index shows the times of what came before
+            times = {"seconds": round(time.monotonic() - started, 1), "computed": pages.computed_here(params["precision"])}
+            write_json(Path("results", "times", f"{options.page.stem}.json"), times)
     except Exception as error:
         kept = f" The notebook as far as it came is {failed}." if failed.exists() else ""
         sys.exit(f"Stage {stage} failed{_reason(error)}\nWhat earlier stages made is as it was.{kept}")
-    if options.page.parent.name == "stages":  # the reports take seconds, and the index shows the times of what came before it
-        seconds = round(time.monotonic() - started, 1)
-        times = {"seconds": seconds, "machine": pages.machine()}
-        write_json(Path("results", "times", f"{options.page.stem}.json"), times)
 
 
 def _options():

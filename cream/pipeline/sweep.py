@@ -35,7 +35,13 @@ from cream.pipeline.parameters import load_parameters
 # may be a killed run's: that no other is at work there has been made sure of.
 RUN = """
 set -e
-test -e "$1/.git" || { rm -rf "$1" "$1.part"; git clone --quiet . "$1.part"; mv "$1.part" "$1"; }
+test -e "$1/.git" || {
+    rm -rf "$1" "$1.part"
+    git clone --quiet . "$1.part"
+    rm -rf "$1.part/results/times"  # another run's
+    mkdir -p "$1.part/results/times"
+    mv "$1.part" "$1"
+}
 root=$PWD
 mkdir -p .cache
 cd "$1"
@@ -102,6 +108,13 @@ def plan(path, settings):
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return runs
+
+
+def finished_runs(folder, keys):
+    """{run: its settings}, of the finished runs in `folder` (.runs/default) that set just these keys."""
+    marks = sorted(Path(folder).glob("*.json"))
+    runs = {mark.with_suffix(""): json.loads(mark.read_text(encoding="utf-8"))["settings"] for mark in marks}
+    return {run: settings for run, settings in runs.items() if set(settings) == set(keys)}
 
 
 def run_all(runs, logs, folder, head, jobs):

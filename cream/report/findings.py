@@ -108,7 +108,7 @@ def paragraphs(found, sampled=()):
     return [paragraph for paragraph in ([conclusion, controls] if held else [controls, conclusion]) if paragraph]
 
 
-def in_points(found):
+def table_in_points(found):
     """A table of {kind of accuracy: {(method, other): (value, low, high)}}, in points, a row a comparison."""
     return pd.DataFrame(
         {
@@ -158,8 +158,8 @@ def _conclusion(versus):
         }[fixed]
     elif plain:
         yield f"CREAM {WHERE[plain]} plain self-rewarding (SRLM)."
-    if chance and chance != "above":
-        yield f"It {WHERE[chance]} training on random pairs."
+    if chance and chance != "above":  # a method that uses its pairs is above
+        yield f"CREAM {WHERE[chance]} training on random pairs."
     select = where.get(("CREAM-select", "CREAM"))
     if select:
         yield {

@@ -432,13 +432,13 @@ def last_comparisons(params):
     return {other: pairs for other, pairs in found.items() if pairs}
 
 
-def main_differences(params, kinds, rows=None, right=None):
-    """The `differences` of `main_comparisons` for each of `kinds`, the columns of accuracy:
-    {kind: {(method, other): (value, low, high)}}. `right` has a table for each kind."""
+def main_differences(params, right, rows=None):
+    """The `differences` of `main_comparisons` by kind of accuracy: {kind: {(method, other): (value, low, high)}}. `right`:
+    {kind: table over questions}, which is not looked at where there are `rows`."""
     pairs, found = main_comparisons(params), {}
-    for kind in kinds:
-        table = differences(pairs.values(), rows, right and right[kind], kind)
-        found[kind] = dict(zip(pairs, table.itertuples(index=False, name=None)))
+    for kind, table in right.items():
+        values = differences(pairs.values(), rows, table, kind)
+        found[kind] = dict(zip(pairs, values.itertuples(index=False, name=None)))
     return found
 
 

@@ -18,6 +18,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from cream.data.errors import InputError
 from cream.data.files import atomic_write
 from cream.pipeline.parameters import label_of, models_of, round_of, settings_digest
+from cream.pipeline.sweep import finished_runs
 from cream.report.statistics import p_in_words
 
 # Which columns come from which file of results/.
@@ -33,12 +34,8 @@ def collect(runs, profile, keys=("seed",)):
     """The rows of a profile's finished runs that set just these keys (see cream/pipeline/sweep.py), in the order of the keys'
     values. What a model has no number for is NaN."""
     rows, common = [], None
-    for mark in sorted(Path(runs, profile).glob("*.json")):
-        settings = json.loads(mark.read_text(encoding="utf-8"))["settings"]
+    for run, settings in finished_runs(Path(runs, profile), keys).items():
         settings = {key: "null" if value is None else value for key, value in settings.items()}
-        if set(settings) != set(keys):
-            continue
-        run = mark.with_suffix("")
         params = yaml.safe_load((run / "params.yaml").read_text(encoding="utf-8"))
         common = common or _without(params, keys)
         if _without(params, keys) != common:
