@@ -54,7 +54,9 @@ def main():
         _write_page(notebook, options, given)
         shutil.rmtree(Path(".parts", options.page.stem), ignore_errors=True)
         if options.page.parent.name == "stages":  # reports take seconds, and the index shows the times of what came before
-            times = {"seconds": round(time.monotonic() - started, 1), "computed": pages.computed_here(params["precision"])}
+            times = {"seconds": round(time.monotonic() - started, 1)}
+            if options.page.stem.startswith("evaluate-"):  # where pages look; elsewhere torch may not be imported yet
+                times["computed"] = pages.computed_here(params["precision"])
             write_json(Path("results", "times", f"{options.page.stem}.json"), times)
     except Exception as error:
         kept = f" The notebook as far as it came is {failed}." if failed.exists() else ""
