@@ -328,7 +328,7 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path, text):
 
 
 def test_a_repository_without_a_config_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(check.hub, "fetch", lambda base, revision, files: tmp_path)
+    monkeypatch.setattr("cream.data.hub.fetch", lambda base, revision, files: tmp_path)
     with pytest.raises(InputError, match=r"there is no .*config\.json: name a model in the layout of transformers"):
         check_machine(changed({"model.base": "someone/rows", "model.revision": "0" * 40}), tmp_path)
 
