@@ -59,7 +59,7 @@ profile: .venv/ready  ## run profiles/NAME.yaml (NAME=methods, smollm2-cpu, ...)
 	$(INDEX)
 
 # Its arguments: a number, its name, and the least that it may be.
-at_least = test "$(1)" -ge $(3) 2>/dev/null || { echo "make $@: $(2) is '$(1)': give an integer from $(3) on, as in make $@ $(2)=3" >&2; exit 1; }
+at_least = case "$(1)" in ''|0*|*[!0-9]*) false;; *) test "$(1)" -ge $(3);; esac || { echo "make $@: $(2) is '$(1)': give an integer from $(3) on, as in make $@ $(2)=3" >&2; exit 1; }
 # They run committed code: what shapes a result must have no changes, nor the parameter file where runs are compared.
 committed = changed=$$(git status --porcelain -- cream notebooks data dvc.yaml $(1)) || \
 	{ echo "make $@: runs are made of committed code: make this folder a git repository and commit" >&2; exit 1; }; \

@@ -42,7 +42,6 @@ SAMPLING = dict(temperature=0.8, top_p=0.95)
 TRAINING = dict(beta=0.1, learning_rate=1e-5, epochs=1, batch_size=2)
 OFFICIAL_BATCH = 6
 SIZE, PRODUCTS = 2048, 10  # of the matrices that show the machine's rate
-GROWING = ("sampling", "scoring")
 GROWTH = [{}, {"n": 1}, {"longest": 8}, {"width": 1 / 3}]  # one change at a time, on half of the prompts
 
 
@@ -53,7 +52,8 @@ def main():
     prompts = [prompt_ids(tokenizer, row) for row in read_rows(options.questions)[: options.prompts]]
     written = sample(folder, prompts, responses=N, max_new_tokens=LONGEST, **SAMPLING)
     responses = [[response["tokens"] for response in rows] for rows in written]
-    inputs = _inputs(prompts, responses, LONGEST) | {"training": _preferences(folder, prompts, responses)}
+    growing = _inputs(prompts, responses, LONGEST)
+    inputs = growing | {"training": _preferences(folder, prompts, responses)}
     inputs["scoring, short answers"] = _pairs(prompts, [_letters(tokenizer)] * len(prompts))
     found = {
         what: measure({way: partial(load, folder, given) for way, load in _ways(what).items()}, options.repeats, what)
@@ -78,7 +78,7 @@ def main():
             "machine_rate": {what: PRODUCTS * 2 * SIZE**3 / median(seconds) for what, seconds in products.items()},
             "operations": {what: _operations(model, inputs[what]) for what in products},
             "growth": [
-                _row(folder, N, len(prompts), LONGEST, {what: _compared(found[what]) for what in GROWING}),
+                _row(folder, N, len(prompts), LONGEST, {what: _compared(found[what]) for what in growing}),
                 *(_growth(folder, prompts, responses, **change) for change in GROWTH),
             ],
         },
@@ -323,7 +323,7 @@ def _ways(what):
 
 
 def _inputs(prompts, responses, longest):
-    """{measurement: what its ways work on}, of GROWING."""
+    """{measurement: what its ways work on}, of those whose growth is measured too."""
     return {
         "sampling": dict(prompts=prompts, responses=len(responses[0]), max_new_tokens=longest, **SAMPLING),
         "scoring": _pairs(prompts, responses),

@@ -333,7 +333,7 @@ def test_a_second_make_seeds_runs_no_stage_and_writes_the_same_bytes(seeded, log
     assert (log.read_text(), *(path.read_bytes() for path in made)) == before
 
 
-@pytest.mark.parametrize("n", ["0", "1", "-1", "2.5", "x", ""])
+@pytest.mark.parametrize("n", ["0", "1", "-1", "2.5", "03", "+3", "x", ""])
 @pytest.mark.parametrize("target", ["seeds", "sweep"])
 def test_n_is_a_number_of_several_seeds(seeded, target, n):
     done = make(seeded, target, f"N={n}", "SET=dpo.beta=0.1")
