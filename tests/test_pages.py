@@ -59,7 +59,7 @@ def test_the_index_lists_what_is_kept(tmp_path):
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A folder with a notebook, a page of it, and a package of few modules."""
-    for file in "report/a.py models/used.py models/unused.py pipeline/stage.py pipeline/pages.py pipeline/page.html".split():
+    for file in "report/a.py models/used.py models/unused.py pipeline/notebook.py pipeline/pages.py pipeline/page.html".split():
         (tmp_path / "cream" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cream" / file).write_text(file)
     monkeypatch.setattr(pages, "PACKAGE", tmp_path / "cream")
@@ -73,7 +73,7 @@ def write_notebook(folder, *source, outputs=()):
     (folder / "some.ipynb").write_text(json.dumps({"cells": [cell]}))
 
 
-@pytest.mark.parametrize("file", ["report/a.py", "models/used.py", "pipeline/stage.py", "pipeline/page.html"])
+@pytest.mark.parametrize("file", ["report/a.py", "models/used.py", "pipeline/notebook.py", "pipeline/page.html"])
 def test_a_page_is_older_than_the_code_that_made_it_once_that_changes(package, file):
     assert pages.is_current(package / "page.html", package)
     (package / "cream" / file).write_text("changed")

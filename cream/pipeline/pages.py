@@ -90,7 +90,7 @@ def made_by(notebook, root="."):
     cells = json.loads(Path(root, notebook).read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells)
     modules = {PACKAGE.joinpath(*name.split(".")).with_suffix(".py") for name in re.findall(r"from cream\.([\w.]+)", source)}
-    pipeline = {PACKAGE / "pipeline" / name for name in ("page.html", "pages.py", "stage.py")}
+    pipeline = {PACKAGE / "pipeline" / name for name in ("notebook.py", "page.html", "pages.py")}
     files = sorted(path for path in modules | pipeline | {*PACKAGE.glob("report/*.py")} if path.is_file())
     digest = hashlib.sha256(source.encode())
     for path in files:

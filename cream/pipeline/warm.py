@@ -8,6 +8,7 @@ GPU, whose driver does not survive a fork; macOS, whose libraries do not; CREAM_
 """
 
 import contextlib
+import gc
 import hashlib
 import importlib
 import json
@@ -28,10 +29,19 @@ LIBRARIES = (
     "torch transformers transformers.models.llama.modeling_llama transformers.models.auto.modeling_auto transformers.trainer "
     "trl.trainer.dpo_trainer trl.trainer.reward_trainer peft datasets pandas seaborn scipy.stats statsmodels.stats.proportion "
     "statsmodels.stats.weightstats statsmodels.stats.multitest statsmodels.stats.contingency_tables "
-    "papermill nbconvert nbconvert.exporters.html pygments.formatters latex2mathml.converter ipykernel.kernelapp jsonschema"
+    "papermill nbconvert nbconvert.exporters.html pygments.formatters latex2mathml.converter ipykernel.kernelapp ipykernel.debugger jsonschema"
 ).split()
 IDLE = 60  # seconds without a stage after which the server ends
 forked = False  # whether this process is a fork of the server
+
+
+def run(module, arguments):
+    """Ends this process as `python -m module arguments` ends, which is a fork of the server where there is one."""
+    code = forward(module, arguments)
+    if code is not None:
+        sys.exit(code)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def forward(module, arguments):
@@ -98,9 +108,7 @@ def _address():
     folder = Path(place_of_sockets(), f"cream-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
-        from cream.data.errors import InputError
-
-        raise InputError(f"{folder} belongs to somebody else, or others may write in it: remove it")
+        sys.exit(f"{folder} belongs to somebody else, or others may write in it: remove it")
     return str(folder / hashlib.sha256(what.encode()).hexdigest()[:16])
 
 
@@ -110,6 +118,7 @@ def serve(address):
     for library in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
+    gc.freeze()  # else the first collection in each fork would touch, and so copy, all that was imported
     mine = f"{address}.{os.getpid()}"
     server = socket.socket(socket.AF_UNIX)
     server.bind(mine)
@@ -173,14 +182,5 @@ def _work(connection):
         os._exit(code)
 
 
-def main():
-    module, *arguments = sys.argv[1:]
-    code = forward(module, arguments)
-    if code is not None:
-        sys.exit(code)
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
 if __name__ == "__main__":
-    main()
+    run(sys.argv[1], sys.argv[2:])
