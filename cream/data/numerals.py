@@ -7,6 +7,7 @@ n/d where its decimals do not end.
 import re
 from decimal import Context, Decimal, Inexact
 from fractions import Fraction
+from functools import lru_cache
 from unicodedata import normalize
 
 # What LaTeX and Markdown write, in plain characters. A product of numbers gets a ×, because other * are markup.
@@ -64,6 +65,7 @@ FORMULA = re.compile(r"[×÷+√]|\d ?\^")
 EXACT = Context(prec=1000, traps=[Inexact])
 
 
+@lru_cache(10_000)  # the rows of a run repeat their answers
 def number(text):
     """The normal form of a text that is one number and nothing else, else None: "12", "-3.5", "1,080", "3/4", "1 1/2",
     "1.5e3", also in LaTeX; a currency's sign or a percent sign does not count."""
@@ -90,6 +92,7 @@ def leading_number(text):
     return match and _value(match)
 
 
+@lru_cache(10_000)  # and its responses their short lines
 def stated_number(line):
     """The number that a line gives as its result, 8 for "5 + 3 = 8" and 12 for "Mr. Diaz has 12 apples (4 are red)"; None
     if it gives none or several."""

@@ -35,6 +35,7 @@ def use_style():
         }
     )
     set_matplotlib_formats("svg", metadata={"Date": None})
+    plt.uninstall_repl_displayhook()  # a cell's figures are drawn when it shows them, and not once before
 
 
 def say(sentence):
