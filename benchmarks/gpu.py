@@ -25,14 +25,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cream.data.files import write_json
 from cream.data.tasks import digits
+from cream.inference.logprobs import response_logprobs, score
+from cream.inference.sampling import generate, sample
 from cream.method.consistency import kendall_tau
 from cream.models.chat import prompt_ids
 from cream.models.loading import fetch_base, load_model, load_tokenizer, save_model
-from cream.models.logprobs import response_logprobs, score
 from cream.models.precision import computing_in
-from cream.models.sampling import generate, sample
 from cream.models.scratch import character_tokenizer, small_llama
-from cream.models.training import adapter_config, preference_trainer, train
+from cream.training.trainers import adapter_config, preference_trainer, train
 
 OUT = Path("reports/benchmarks/gpu.json")
 PRECISIONS = ("fp32", "tf32", "bf16")

@@ -29,13 +29,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from trl import DPOConfig, DPOTrainer
 
 from cream.data.files import read_rows, write_json
+from cream.inference.logprobs import response_logprobs, score
+from cream.inference.sampling import generate, generate_with_vllm, sample, start_vllm
 from cream.models.chat import prompt_ids
 from cream.models.loading import base_of, load_model, load_tokenizer, save_model
-from cream.models.logprobs import response_logprobs, score
 from cream.models.precision import computing_in, fast_dtype
-from cream.models.sampling import generate, generate_with_vllm, sample, start_vllm
-from cream.models.training import in_order, optimiser_settings, preference_trainer, train
 from cream.pipeline.stage import ALLOCATOR
+from cream.training.trainers import in_order, optimiser_settings, preference_trainer, train
 
 N, LONGEST = 5, 32  # responses to a prompt, and the tokens of one at most
 SAMPLING = dict(temperature=0.8, top_p=0.95)
@@ -86,7 +86,7 @@ def main():
 
 
 # Sampling. A way takes the model's folder and its inputs, loads the model, and returns the work to time. Here these are
-# the arguments of `cream.models.sampling.generate`. The result of sampling is the length of each response.
+# the arguments of `cream.inference.sampling.generate`. The result of sampling is the length of each response.
 
 
 def sampling_by_generate(folder, wanted, batch=64):

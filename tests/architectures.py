@@ -13,11 +13,11 @@ from peft import LoraConfig, get_peft_model
 from tiny_model import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cream.inference.logprobs import response_logprobs, shares_prompts
+from cream.inference.sampling import generate, reader_for
+from cream.inference.selftest import WRITTEN
 from cream.models.architectures import PLAIN, attention_span
-from cream.models.logprobs import response_logprobs, shares_prompts
-from cream.models.sampling import generate, reader_for
-from cream.models.selftest import WRITTEN
-from cream.models.training import adapter_config
+from cream.training.trainers import adapter_config
 
 PAGE = Path(__file__).parents[1] / "reports" / "architectures.md"
 VLLM = Path(__file__).with_name("vllm_architectures.txt").read_text(encoding="utf-8").split()

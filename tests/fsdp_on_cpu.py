@@ -1,4 +1,4 @@
-"""cream.models.launch as accelerate runs it with launch/fsdp.yaml, on processors.
+"""cream.training.launch as accelerate runs it with launch/fsdp.yaml, on processors.
 
 accelerate shards a model on GPUs only. Here it is told that this is one, and the rest is its own code and torch's.
 """
@@ -8,7 +8,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
-from cream.models import launch
+from cream.training import launch
 
 PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
 PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))

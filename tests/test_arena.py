@@ -19,8 +19,8 @@ from tiny_model import tiny_model
 from cream.data.comparisons import read_questions
 from cream.data.errors import InputError
 from cream.data.files import read_rows, write_rows
-from cream.models import judge as judging
-from cream.models.judge import AGAIN, PROMPT, ask_once, judge_named, read_verdict, verdicts
+from cream.inference import judge as judging
+from cream.inference.judge import AGAIN, PROMPT, ask_once, judge_named, read_verdict, verdicts
 from cream.models.loading import save_model
 from cream.report.arena import kind, length_controlled, outcome, position_bias, stacked, win_rate
 

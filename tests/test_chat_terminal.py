@@ -10,9 +10,9 @@ from test_chat import PUBLISHED
 from test_parameters import changed
 
 from cream.data.errors import InputError
+from cream.inference.sampling import generate
 from cream.models.chat import chat_ids, turn_ids
 from cream.models.loading import save_model
-from cream.models.sampling import generate
 from cream.share.conversation import Conversation, folder_of, talk
 
 PARAMS = changed({"sampling.max_new_tokens": 6})

@@ -16,9 +16,9 @@ from test_parameters import GOOD, changed
 from cream.data.errors import InputError
 from cream.data.files import write_json, write_rows
 from cream.data.rows import user_message
+from cream.inference.rankers import JUDGE_PROMPT
 from cream.models.chat import prompt_ids
 from cream.models.loading import save_model
-from cream.models.rankers import JUDGE_PROMPT
 from cream.pipeline import check
 from cream.pipeline.check import EMBEDDED_PARAMETERS, check_folder, check_machine, count_parameters
 

@@ -18,18 +18,18 @@ from test_training import EXAMPLES, LORA, SETTINGS, assert_same_weights, pairs_o
 from transformers import AutoModelForCausalLM, Lfm2Config
 
 from cream.data.errors import InputError
-from cream.models import launch as launch_module
-from cream.models.launch import train_model
 from cream.models.loading import load_model, save_model
-from cream.models.training import fine_tune, in_order
+from cream.training import launch as launch_module
+from cream.training.launch import train_model
+from cream.training.trainers import fine_tune, in_order
 
 ROOT = Path(__file__).parents[1]
 DDP = f"accelerate launch --config_file {ROOT / 'launch' / 'ddp.yaml'} --num_processes 2 --main_process_port 0"
 
 
-def by_forks(config, module="cream.models.launch"):
+def by_forks(config, module="cream.training.launch"):
     """The same, but all three processes are forks of the server of the stages, which has imported torch. What comes last,
-    `-m cream.models.launch JOB`, is $0 to $2."""
+    `-m cream.training.launch JOB`, is $0 to $2."""
     return (
         f"bash -c 'exec {sys.executable} -m cream.pipeline.warm accelerate.commands.launch --config_file {ROOT / 'launch' / config} "
         f"""--num_processes 2 --main_process_port 0 -m cream.pipeline.warm {module} "$2"'"""

@@ -12,7 +12,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from cream.models.logprobs import _score, response_logprobs, shares_prompts
+from cream.inference.logprobs import _score, response_logprobs, shares_prompts
 
 END = PAD = 0
 shape = dict(vocab_size=97, eos_token_id=END, pad_token_id=PAD, bos_token_id=None, initializer_range=0.2)

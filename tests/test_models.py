@@ -10,13 +10,13 @@ from tiny_model import tiny_model
 from transformers import GenerationConfig, OlmoConfig, OlmoForCausalLM
 
 from cream.data.errors import InputError
+from cream.inference.logprobs import response_logprobs, score
+from cream.inference.sampling import generate
 from cream.models import embedded
 from cream.models.chat import chat_ids, end_of_turn, response_ids
 from cream.models.embedded import EMBEDDED_GGUF, EMBEDDED_WHEEL
 from cream.models.loading import UnfitWeights, fetch_base, load_model, load_models, load_tokenizer, save_model
-from cream.models.logprobs import response_logprobs, score
 from cream.models.precision import computing_in, dtype_of, fast_dtype
-from cream.models.sampling import generate
 
 
 def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path):

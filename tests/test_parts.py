@@ -13,13 +13,14 @@ from transformers import TrainerCallback
 
 from cream.data import parts
 from cream.data.parts import folder_for, in_parts
-from cream.models import logprobs, sampling, training
-from cream.models.launch import train_model
+from cream.inference import logprobs, sampling
+from cream.inference.logprobs import score
+from cream.inference.sampling import sample
 from cream.models.loading import save_model
-from cream.models.logprobs import score
-from cream.models.reward_model import train_reward_model
-from cream.models.sampling import sample
-from cream.models.training import fine_tune, last_checkpoint
+from cream.training import trainers
+from cream.training.launch import train_model
+from cream.training.reward_model import train_reward_model
+from cream.training.trainers import fine_tune, last_checkpoint
 
 PROMPTS = [[i, i + 1, i + 2][: 1 + i % 3] for i in range(4, 14)]
 RESPONSES = [[20 + i, 30, 31][: 1 + i % 3] for i in range(10)]
@@ -127,14 +128,14 @@ def test_killed_training_goes_on(folder, model, monkeypatch, what):
         weights = "adapter_model.safetensors" if lora else "model.safetensors"
         return curve, load_file(out / weights), open(f"{name}.csv").read()
 
-    monkeypatch.setattr(training.Checkpoints, "minutes", 0)
+    monkeypatch.setattr(trainers.Checkpoints, "minutes", 0)
     curve, weights, file = train_it("undisturbed")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "ProgressBar", KilledAtStep5)
+        patch.setattr(trainers, "ProgressBar", KilledAtStep5)
         with pytest.raises(Killed):
             train_it("resumed", "parts")
     assert last_checkpoint(next(iter((folder.parents[1] / "parts").iterdir()))).endswith("checkpoint-4")
-    monkeypatch.setattr(training, "ProgressBar", FirstStep)
+    monkeypatch.setattr(trainers, "ProgressBar", FirstStep)
     again, same, file_again = train_it("resumed", "parts")
     assert FirstStep.seen == 5
     assert again.equals(curve) and file_again == file
@@ -154,13 +155,13 @@ def test_killed_training_of_a_model_in_memory_goes_on(tmp_path, make_model, toke
         model.score.weight.data *= scale
         return train_reward_model(model, tokenizer, easy_pairs(4), settings, seed=3, kept=kept)
 
-    monkeypatch.setattr(training.Checkpoints, "minutes", 0)
+    monkeypatch.setattr(trainers.Checkpoints, "minutes", 0)
     undisturbed, curve = train_it(kept=None)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "ProgressBar", KilledAtStep5)
+        patch.setattr(trainers, "ProgressBar", KilledAtStep5)
         with pytest.raises(Killed):
             train_it()
-    monkeypatch.setattr(training, "ProgressBar", FirstStep)
+    monkeypatch.setattr(trainers, "ProgressBar", FirstStep)
     resumed, again = train_it()
     assert FirstStep.seen == 5 and again.equals(curve)
     assert all(map(torch.equal, resumed.parameters(), undisturbed.parameters()))

@@ -11,9 +11,9 @@ from transformers import AutoModelForSequenceClassification, LlamaForSequenceCla
 
 from cream.data.errors import InputError
 from cream.data.rows import user_message
+from cream.inference.rankers import JUDGE_PROMPT, chance, gold, judge, reward_model_scores, vote
 from cream.models.chat import chat_ids
-from cream.models.rankers import JUDGE_PROMPT, chance, gold, judge, reward_model_scores, vote
-from cream.models.reward_model import fetch_reward_model, train_reward_model
+from cream.training.reward_model import fetch_reward_model, train_reward_model
 
 SETTINGS = dict(learning_rate=1e-3, epochs=4, batch_size=8)
 LETTERS = dict(question="Which one flies?", answer="B", choices=["a rock", "a bird"])

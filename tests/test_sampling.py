@@ -17,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from cream.models.sampling import Cached, _batch_size, draw, generate, reader_for
+from cream.inference.sampling import Cached, _batch_size, draw, generate, reader_for
 
 END = 0
 PROMPTS = [[9, 8, 7, 6, 5, 4, 3], [20], [30, 31, 32], [40, 41], [9, 8]]  # of mixed lengths, not in their order

@@ -3,9 +3,9 @@ import torch
 from templates import template_tokenizer, tokenizer_with
 from tiny_model import tiny_model
 
-from cream.models import selftest
+from cream.inference import selftest
+from cream.inference.selftest import check_base
 from cream.models.chat import end_of_turn
-from cream.models.selftest import check_base
 
 ROWS = [{"id": f"q{n}", "question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(3)]
 

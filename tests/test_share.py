@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM
 
 from cream.data.errors import InputError
 from cream.data.files import write_json, write_rows
+from cream.inference.sampling import generate
 from cream.models.chat import QUESTION, chat_ids
 from cream.models.loading import load_model, load_tokenizer, save_model
-from cream.models.sampling import generate
 from cream.pipeline.parameters import label_of, settings_digest
 from cream.share.card import card_of
 from cream.share.folder import changed_since, main, share, upload

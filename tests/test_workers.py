@@ -16,10 +16,10 @@ from test_pipeline import ROOT, copy, finished, run  # noqa: F401  two are fixtu
 
 from cream.data.errors import InputError
 from cream.data.files import read_rows
-from cream.models import workers
+from cream.inference import workers
+from cream.inference.logprobs import score
+from cream.inference.workers import spread, work_on
 from cream.models.loading import save_model
-from cream.models.logprobs import score
-from cream.models.workers import spread, work_on
 
 PROMPTS = [[5 + (7 * i + k) % 90 for k in range(3 + i % 9)] for i in range(24)]
 
@@ -172,7 +172,7 @@ def test_bad_input_of_work_apart_stays_a_sentence(tmp_path):
 def test_work_apart_ends_with_the_process_that_wanted_it():
     code = """
 from functools import partial
-from cream.models.workers import _apart
+from cream.inference.workers import _apart
 make = partial(eval, "lambda seconds: __import__('time').sleep(seconds) or __import__('os').getpid()")
 for _, pid in _apart(make, {0: 0, 1: 600}):
     print(pid, flush=True)

@@ -1,1 +1,1 @@
-"""Language models: loading, chat templates, log-probs, sampling, training, rankers, and several GPUs."""
+"""A language model, read from its folder: architecture, precision, chat template; and the bases that are made here."""

@@ -268,9 +268,9 @@ def _check_readers(params, root, reward_model):
         return
     from transformers import AutoConfig
 
+    from cream.inference.rankers import JUDGE_PROMPT
     from cream.models.architectures import context_of
     from cream.models.loading import tokenizer_in
-    from cream.models.rankers import JUDGE_PROMPT
 
     prompts = [row for path in splits for row in read_rows(path)]
     judged = [{"id": row["id"], "question": JUDGE_PROMPT.format(question=user_message(row), response="")} for row in prompts]

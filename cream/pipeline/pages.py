@@ -116,7 +116,7 @@ def stamp(notebook, given):
         keys = {"seed", *filter(None, given.get("keys", "").split(","))}
         runs = finished_runs(Path(".runs", profile), keys) if several else [Path()]
         # What uses models is computed here; other pages show what the stages of their runs computed.
-        computed = "" if "cream.models" in source else _computed_in(runs)
+        computed = "" if re.search(r"cream\.(models|inference|training)", source) else _computed_in(runs)
         seed = [] if several else [f"seed {params['seed']}"]
         words = [_same_profile(path), *seed, computed or computed_here(params["precision"])]
     return ", ".join([*words, *_commit()])

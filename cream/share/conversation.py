@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from cream.data.errors import InputError
+from cream.inference.sampling import generate
 from cream.models.architectures import context_of
 from cream.models.chat import turn_ids
 from cream.models.loading import base_of, load_model, load_tokenizer
 from cream.models.precision import dtype_of
-from cream.models.sampling import generate
 from cream.pipeline.parameters import load_parameters, models_of
 
 

@@ -1,6 +1,6 @@
 """Supervised fine-tuning and consistency-weighted preference training, on the trainers of transformers and TRL.
 
-The same code runs in one process and in several (see cream/models/launch.py): a global batch holds the same rows, each with
+The same code runs in one process and in several (see cream/training/launch.py): a global batch holds the same rows, each with
 the same weight, however many processes share it.
 """
 
@@ -26,9 +26,9 @@ from trl import DPOConfig, DPOTrainer
 
 from cream.data.errors import InputError
 from cream.data.parts import folder_for
+from cream.inference.logprobs import response_logprobs
 from cream.method.loss import cream_loss
 from cream.models.loading import save_model
-from cream.models.logprobs import response_logprobs
 from cream.models.precision import computing_in, in_effect
 
 # Sequences (SFT) or pairs (DPO) in one forward pass: as many as this many tokens hold, but at least four. The global

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from cream.data.answers import extract, finished_text, is_correct
 from cream.data.errors import InputError
 from cream.data.rows import user_message
+from cream.inference.logprobs import response_logprobs
 from cream.models.architectures import context_of
 from cream.models.chat import chat_ids
-from cream.models.logprobs import response_logprobs
 
 # The additive scale of Self-Rewarding Language Models (Yuan et al. 2024, arXiv 2401.10020), in our words. The score
 # comes at once, without the paper's written reasons before it: one forward pass a response, and nothing is sampled.

@@ -7,10 +7,10 @@ import torch
 
 from cream.data.errors import InputError
 from cream.data.rows import user_message
+from cream.inference.logprobs import response_logprobs, shares_prompts
+from cream.inference.sampling import Anew, Cached, Padded, generate, reader_for
 from cream.models.architectures import measured, tolerance
 from cream.models.chat import chat_text, end_of_turn, prompt_ids, response_ids, thinks, turn_of
-from cream.models.logprobs import response_logprobs, shares_prompts
-from cream.models.sampling import Anew, Cached, Padded, generate, reader_for
 
 TOKENS = 4  # of a written response
 WRITTEN = {

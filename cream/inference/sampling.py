@@ -15,11 +15,11 @@ from transformers import GenerationConfig
 
 from cream.data.errors import InputError
 from cream.data.parts import folder_for
+from cream.inference.workers import work_on
 from cream.models.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.models.chat import end_of_turn
 from cream.models.loading import base_of, load_model, load_tokenizer
 from cream.models.precision import dtype_of, fast_dtype
-from cream.models.workers import work_on
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what its max_lora_rank can be
 

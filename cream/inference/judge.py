@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from cream.data.errors import InputError
 from cream.data.hub import first_line, model_folder
+from cream.inference.rankers import next_words
 from cream.models.architectures import context_of
 from cream.models.chat import chat_ids
 from cream.models.loading import base_of, load_model, tokenizer_in
 from cream.models.precision import dtype_of
-from cream.models.rankers import next_words
 
 # After MT-Bench's pairwise judge (Zheng et al. 2023, arXiv 2306.05685), in our words.
 PROMPT = """\

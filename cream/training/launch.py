@@ -3,7 +3,7 @@
 A notebook is one process, and each of several GPUs needs one of its own. So what is to be trained is written to a file,
 and a launcher such as `accelerate launch` or `torchrun` runs this module on it in every process:
 
-    accelerate launch --config_file launch/ddp.yaml -m cream.models.launch JOB
+    accelerate launch --config_file launch/ddp.yaml -m cream.training.launch JOB
 """
 
 import json
@@ -22,7 +22,7 @@ from cream.data.files import write_json
 from cream.data.parts import folder_for
 from cream.models.loading import base_of, load_model, load_tokenizer
 from cream.models.precision import in_effect
-from cream.models.training import preference_trainer, save_trained, sft_trainer, train
+from cream.training.trainers import preference_trainer, save_trained, sft_trainer, train
 
 
 def train_model(
@@ -47,7 +47,7 @@ def train_model(
     job = Path(f"{out}.json")
     write_json(job, work)
     try:
-        command = [*shlex.split(launch), "-m", "cream.models.launch", str(job)]
+        command = [*shlex.split(launch), "-m", "cream.training.launch", str(job)]
         with subprocess.Popen(command, cwd=start.parents[1], stdin=subprocess.PIPE, stdout=sys.__stderr__) as process:
             status = process.wait()
         if status or not out.exists():

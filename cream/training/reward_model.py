@@ -16,7 +16,7 @@ from cream.data.hub import first_line, model_folder
 from cream.data.rows import user_message
 from cream.models.chat import chat_ids
 from cream.models.loading import UnfitWeights, load_weights, tokenizer_in
-from cream.models.training import checkpoint_folder, one_gpu, optimiser_settings, train
+from cream.training.trainers import checkpoint_folder, one_gpu, optimiser_settings, train
 
 
 def train_reward_model(model, tokenizer, pairs, settings, seed, dtype=torch.float32, kept=None):
@@ -24,7 +24,7 @@ def train_reward_model(model, tokenizer, pairs, settings, seed, dtype=torch.floa
 
     `pairs` are rows with a question and two texts, chosen and rejected. The loss is Bradley-Terry's,
     -log sigmoid(r(chosen) - r(rejected)); `settings` are the learning_rate, epochs and (global) batch_size; `dtype` is
-    that of the forward pass. Checkpoints are kept below the folder `kept` (see `train` in cream/models/training.py).
+    that of the forward pass. Checkpoints are kept below the folder `kept` (see `train` in cream/training/trainers.py).
     """
     rows = [
         {f"{kind}_ids": chat_ids(tokenizer, user_message(pair), pair[kind]) for kind in ("chosen", "rejected")} for pair in pairs

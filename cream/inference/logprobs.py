@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from cream.data.errors import InputError
 from cream.data.parts import folder_for
+from cream.inference.workers import work_on
 from cream.models.architectures import PLAIN, attention_span, check_positions, measured, tolerance, trial
 from cream.models.loading import base_of, load_models
 from cream.models.precision import computing_in, in_effect
-from cream.models.workers import work_on
 
 
 def score(

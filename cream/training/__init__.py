@@ -1,0 +1,1 @@
+"""SFT, preference training and the reward model, in one process or several."""
