@@ -4,15 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from cream.pipeline.warm import place_of_sockets
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
-import os, sys, time
+import gc, os, sys, time
 from pathlib import Path
+if sys.argv[1] == "shared":
+    print(gc.get_freeze_count() > 0)
+    sys.exit()
 if sys.argv[1] == "report":
     print(os.getcwd(), os.environ["GREETING"], sys.argv[2:], flush=True)
     print("aside", file=sys.stderr)
@@ -112,6 +118,22 @@ def test_it_is_a_fork_and_ends_with_the_program_that_asked_for_it(folder):
     client.kill()
     client.wait()
     wait_for(lambda: not is_alive(fork))
+
+
+def test_a_collection_in_a_fork_leaves_alone_what_the_server_imported(folder):
+    assert run(folder, "shared").stdout == "True\n"
+
+
+def test_a_stage_that_hands_its_work_to_a_fork_imports_none_of_the_libraries():
+    code = "import sys, cream.pipeline.stage; print({'torch', 'papermill', 'jsonschema', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "set()\n"
+
+
+def test_a_socket_has_a_name_that_is_short_enough(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/short")
+    assert place_of_sockets() == "/short"
+    monkeypatch.setattr(tempfile, "tempdir", "/" + 90 * "a")
+    assert place_of_sockets() == "/tmp"
 
 
 def test_an_interrupt_reaches_the_fork(folder):
