@@ -32,7 +32,7 @@ def _base():
     """model.base in params.yaml; None where it can't be read, of which the check of the parameters tells."""
     try:
         return yaml.safe_load(Path("params.yaml").read_bytes())["model"]["base"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return None
 
 
