@@ -15,6 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from cream.data import hub
 from cream.data.errors import InputError
 from cream.data.files import read_rows
 from cream.data.rows import FIELDS, read_source, user_message
@@ -120,12 +121,8 @@ def _find_model(key, model, ours, stage, root):
             raise InputError(f"params.yaml: {key}.base: {missing[0]} is missing: copy the model again")
     elif model["revision"] is None:
         raise InputError(f"params.yaml: {key}.revision: pin the commit of {base} on the Hub, 40 hex digits")
-    elif fetched:
-        folder = made
     else:
-        from cream.data import hub  # its imports take a third of a second, which every stage would wait for
-
-        folder = hub.fetch(base, model["revision"], hub.SMALL_FILES)
+        folder = made if fetched else hub.fetch(base, model["revision"], hub.SMALL_FILES)
     if not fetched:
         _check_kind(f"params.yaml: {key}.base: {base}", folder, is_reward_model=stage == "reward_model")
     return folder
@@ -205,8 +202,6 @@ def _parameters_of(model, folder):
     files = _weight_files(folder)
     if files and all(file.exists() for file in files):
         return count_parameters(folder)
-    from cream.data import hub
-
     return hub.count_parameters(model["base"], model["revision"])
 
 

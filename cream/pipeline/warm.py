@@ -29,7 +29,8 @@ LIBRARIES = (
     "torch transformers transformers.models.llama.modeling_llama transformers.models.auto.modeling_auto transformers.trainer "
     "trl.trainer.dpo_trainer trl.trainer.reward_trainer peft datasets pandas seaborn scipy.stats statsmodels.stats.proportion "
     "statsmodels.stats.weightstats statsmodels.stats.multitest statsmodels.stats.contingency_tables "
-    "papermill nbconvert nbconvert.exporters.html pygments.formatters latex2mathml.converter ipykernel.kernelapp ipykernel.debugger jsonschema"
+    "papermill nbconvert nbconvert.exporters.html pygments.formatters latex2mathml.converter ipykernel.kernelapp "
+    "ipykernel.debugger jsonschema"
 ).split()
 IDLE = 60  # seconds without a stage after which the server ends
 forked = False  # whether this process is a fork of the server
