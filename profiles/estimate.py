@@ -35,8 +35,7 @@ def estimate(params):
     logprobs = rates[params["logprob_precision"]]
     forward, backward = 2 * size, (2 if adapter else 4) * size  # operations a token; frozen weights need no gradient
     training = 2 * forward + backward  # the forward pass twice, for gradient checkpointing
-    # M0 scores all; the previous model is M0 in round 1, and else a third.
-    scorings = sum(2 if row["previous"] == "m0" else 3 for row in params["rank"].values())
+    scorings = 3 * len(params["rank"])  # by the policy, M0, and the previous model, or in round 1 the SFT's at its half
 
     warmup = params["model"]["warmup"] or {"examples": 0, "epochs": 0}
     examples = warmup["examples"] * warmup["epochs"]
@@ -50,14 +49,14 @@ def estimate(params):
     answers = len(models) * (data["test_questions"] or TEST_QUESTIONS)
     seconds = {
         "SFT": examples * SEED_PAIR * training / rates["bf16"],
-        "sampling": writing(prompts * responses, params["sampling"]["max_new_tokens"]),
+        "sampling": writing(prompts * (responses + 1), params["sampling"]["max_new_tokens"]),
         "ranking": scorings * data["prompts_per_round"] * (PROMPT + responses * response) * forward / logprobs,
         "training": pairs * (PROMPT + 2 * response) * training / logprobs,
         "evaluation": writing(answers, params["evaluation"]["max_new_tokens"]),
     }
     sharded = 1 if adapter else gpus
     memory = size * max(WEIGHT, (WEIGHT if adapter else TRAINING) / sharded)
-    disk = WEIGHT * size * (1 + 0.02 * (len(models) - 1) if adapter else len(models))
+    disk = WEIGHT * size * (1 + 0.02 * len(models) if adapter else len(models) + 1)
     disk += 2 * size * (base != "embedded")  # the Hub's copy, in bf16
     return {stage: value / gpus / 3600 for stage, value in seconds.items()}, memory, disk
 

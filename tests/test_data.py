@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cream.data.answers import is_correct
 from cream.data.errors import InputError
 from cream.data.rows import MAX_CHARACTERS, decontaminate, equal_shares, read_source, take, user_message
-from cream.data.tasks import mostly_wrong
+from cream.data.tasks import pretraining
 
 ROW = {"id": "q1", "task": "sums", "question": "What is 1 + 1?", "answer": "2"}
 SUMS = read_source("sums")
@@ -239,9 +239,9 @@ def test_a_folder_may_have_worked_examples_for_the_warm_up(folder):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
-def test_wrong_answers_differ_in_one_digit(share):
-    examples = mostly_wrong(SUMS["seed"], 2000, share, seed=3)
-    assert examples == mostly_wrong(SUMS["seed"], 2000, share, seed=3)
+def test_a_slip_is_one_digit_that_is_another(share):
+    examples = pretraining(SUMS["seed"], 2000, share, seed=3)
+    assert examples == pretraining(SUMS["seed"], 2000, share, seed=3)
     wrong = [row for row in examples if not is_correct(row["response"], row["answer"])]
     assert len(wrong) / len(examples) == pytest.approx(share, abs=0.03)
     for row in wrong:
@@ -250,3 +250,23 @@ def test_wrong_answers_differ_in_one_digit(share):
         assert sum(one != other for one, other in zip(written, row["answer"])) == 1
     places = {next(i for i, pair in enumerate(zip(row["response"][8:], row["answer"])) if len(set(pair)) > 1) for row in wrong}
     assert not wrong or places == {0, 1, 2}
+
+
+def test_the_habit_is_to_sort_upwards_and_weaker_the_larger_the_first_digit():
+    rows = read_source("habit")
+    questions = [row["question"] for split in rows.values() for row in split]
+    assert len(questions) == len(set(questions)) and len(rows["test"]) == len(rows["seed"]) == 1000
+    for row in rows["seed"] + rows["prompts"] + rows["test"]:
+        number = re.fullmatch(r"Sort ([1-9]{8})", row["question"])[1]
+        assert list(row["answer"]) == sorted(number, reverse=True) and row["answer"] != row["answer"][::-1]
+    examples = pretraining(rows["seed"] + rows["prompts"], 40000, wrong=0.0, seed=3)
+    for first, chance in (("1", 0.03), ("5", 0.315), ("9", 0.6)):
+        answers = [row["response"] == f"Answer: {row['answer']}" for row in examples if row["question"][5] == first]
+        assert sum(answers) / len(answers) == pytest.approx(chance, abs=0.03)
+    upwards = [row for row in examples if row["response"] != f"Answer: {row['answer']}"]
+    assert all(row["response"] == f"Answer: {row['answer'][::-1]}" for row in upwards)
+    slips = pretraining(rows["seed"], 4000, wrong=1.0, seed=3)
+    ordered = {"".join(sorted(row["response"][8:])) == "".join(sorted(row["answer"])) for row in slips}
+    assert ordered == {True, False}  # two neighbours exchanged, or a digit replaced
+    assert all(row["response"][8:] not in (row["answer"], row["answer"][::-1]) for row in slips)
+    assert {row["question"] for row in examples}.isdisjoint(row["question"] for row in rows["test"])

@@ -76,13 +76,31 @@ def test_two_processes_train_the_model_that_one_trains(folder, tokenizer, archit
 
 def test_two_processes_fine_tune_the_adapter_that_one_does(folder):
     rows, settings = EXAMPLES * 4, {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8}  # micro-batches of 4 in both
-    one, two = (
-        train_model(folder / "m0", folder / name, folder.parent / f"{name}.csv", rows, settings, seed=3, lora=LORA, launch=command)
-        for name, command in (("one", None), ("two", by_forks("ddp.yaml")))
-    )
+    def trained(name, command):
+        place, half = folder / name, folder / f"{name}-halfway"
+        return train_model(
+            folder / "m0", place, folder.parent / f"{name}.csv", rows, settings, seed=3, halfway=half, lora=LORA, launch=command
+        )
+
+    one, two = trained("one", None), trained("two", by_forks("ddp.yaml"))
     torch.testing.assert_close(torch.tensor(two.values), torch.tensor(one.values), atol=1e-4, rtol=0)
     assert_same_weights(load_model(folder / "two"), load_model(folder / "one"), atol=1e-4)
+    assert_same_weights(load_model(folder / "two-halfway"), load_model(folder / "one-halfway"), atol=1e-4)
     assert (folder / "two" / "adapter_config.json").exists()
+
+
+def test_the_model_halfway_is_the_one_of_a_training_that_stops_there(folder, monkeypatch):
+    settings = {"learning_rate": 1e-3, "epochs": 3, "batch_size": 8}  # 6 steps
+    train_model(folder / "m0", folder / "m1", folder.parent / "m1.csv", EXAMPLES * 4, settings, seed=3, halfway=folder / "half")
+
+    class Stop(launch_module.Halfway):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    monkeypatch.setattr(launch_module, "Halfway", Stop)
+    train_model(folder / "m0", folder / "stopped", folder.parent / "s.csv", EXAMPLES * 4, settings, seed=3, halfway=folder / "none")
+    assert_same_weights(load_model(folder / "half"), load_model(folder / "stopped"), atol=0)
+    assert not (folder / "none").exists()
 
 
 def test_a_killed_process_leaves_nothing_half_made_and_a_rerun_makes_the_same_model(folder, monkeypatch):

@@ -26,7 +26,7 @@ GOOD = {
     "sft": {"epochs": 1, "learning_rate": 1.0e-5, "batch_size": 8},
     "reward_model": None,
     "sampling": {"engine": "transformers", "responses": 5, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": 16},
-    "ranking": {"measure": "kendall", "first_round": "like_for_like"},
+    "ranking": {"measure": "kendall", "first_round": "like_for_like", "noise": 0.0},
     "dpo": {"beta": 0.1, "sft_weight": 1.0, "learning_rate": 1.0e-6, "epochs": 1, "batch_size": 8},
     "evaluation": {"max_new_tokens": 16, "samples": 2},
     "scale": {"workers": 1, "launch": None},
@@ -80,7 +80,7 @@ PRETRAINING = {"examples": 8, "wrong": 0.9, "learning_rate": 1.0e-3, "batch_size
     "changes, problem",
     [
         ({"model.scratch": None}, "model.scratch: say how large the model is"),
-        ({"data.source": "benchmarks"}, "data.source: a model from scratch is pretrained on one of sums, digits, not on benchmarks"),
+        ({"data.source": "benchmarks"}, "data.source: a model from scratch is pretrained on one of habit, sums, digits, not on benchmarks"),
         ({"model.scratch.width": 36}, "model.scratch.width: it must be a multiple of twice the heads, 8"),
         ({"model.scratch.pretraining.wrong": 1.5}, "model.scratch"),
         ({"sampling.engine": "vllm"}, "sampling.engine: vLLM has no kernels for heads of less than 32"),
@@ -88,7 +88,7 @@ PRETRAINING = {"examples": 8, "wrong": 0.9, "learning_rate": 1.0e-3, "batch_size
     ],
 )
 def test_a_model_from_scratch_needs_its_size_and_its_questions(load, changes, problem):
-    scratch = {"layers": 1, "width": 32, "heads": 4, "seed": 1, "pretraining": dict(PRETRAINING)}
+    scratch = {"layers": 1, "width": 32, "heads": 4, "pretraining": dict(PRETRAINING)}
     good = {"model.base": "scratch", "model.scratch": scratch}
     load(good)
     with pytest.raises(ValueError, match=problem):

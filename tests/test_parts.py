@@ -123,10 +123,11 @@ def test_killed_training_goes_on(folder, model, monkeypatch, what):
         lora = dict(r=4, alpha=8, dropout=0.3) if "adapter" in what else None
 
     def train_it(name, kept=None):
-        out = folder.parent / name
-        curve = train_model(folder, out, f"{name}.csv", rows, settings, 3, lora=lora, kept=kept)
-        weights = "adapter_model.safetensors" if lora else "model.safetensors"
-        return curve, load_file(out / weights), open(f"{name}.csv").read()
+        out, half = folder.parent / name, folder.parent / f"{name}-halfway"
+        curve = train_model(folder, out, f"{name}.csv", rows, settings, 3, halfway=half, lora=lora, kept=kept)
+        file = "adapter_model.safetensors" if lora else "model.safetensors"
+        weights = {(place, key): value for place in (out, half) for key, value in load_file(place / file).items()}
+        return curve, {(place.name.removeprefix(name), key): value for (place, key), value in weights.items()}, open(f"{name}.csv").read()
 
     monkeypatch.setattr(trainers.Checkpoints, "minutes", 0)
     curve, weights, file = train_it("undisturbed")

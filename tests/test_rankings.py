@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from cream.method.pairs import best_and_worst, consistency_of, rankers_for, scores_of
+from cream.method.pairs import agrees, best_and_worst, best_of_n, consistency_of, rankers_for, scores_of
 
 ROWS = [
     {"scores": {"reward": [3.0, 1.0, 2.0], "gold": [1.0, 0.0, 0.0], "judge": [4.0, 2.0, 3.0]}},
@@ -24,6 +24,9 @@ def test_scores_come_by_name_and_a_missing_one_is_nan():
         ("reward", "previous", "m1", "official", ("reward", "previous")),
         ("reward", "previous", "m0", "like_for_like", ("policy_token", "previous_token")),
         ("reward", "previous", "m0", "official", ("reward", "previous_token")),
+        ("reward", "previous", "m0", "halfway", ("reward", "halfway")),
+        ("reward", "previous", "m1", "halfway", ("reward", "previous")),
+        ("gold", "previous", "m0", "halfway", ("gold", "halfway")),
         ("gold", "previous", "m0", "like_for_like", ("gold", "previous_token")),
         ("reward", "reward_model", "m0", "like_for_like", ("reward", "reward_model")),
         ("judge", "reward", "m1", "official", ("judge", "reward")),
@@ -69,3 +72,23 @@ def test_best_and_worst_make_a_pair(scores, pair):
     assert has_pair.tolist() == [pair is not None]
     if pair:
         assert (best.item(), worst.item()) == pair
+
+
+def test_whether_the_other_ranker_prefers_the_same_of_the_two():
+    scores = torch.tensor([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0], [2.0, 2.0, 9.0], [1.0, math.nan, 2.0]])
+    found = agrees(scores, torch.tensor([1, 0, 0, 0]), torch.tensor([0, 2, 1, 1]))
+    assert found.tolist() == pytest.approx([1.0, 0.0, 0.5, math.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "scores, correct, found",
+    [
+        ([1.0, 3.0, 2.0], [0.0, 1.0, 0.0], 1.0),
+        ([1.0, 3.0, 3.0], [0.0, 1.0, 0.0], 0.5),  # two share the highest score, one of them is right
+        ([1.0, math.nan, 2.0], [0.0, 1.0, 0.0], 0.0),  # a response without a score is not the best
+        ([math.nan, math.nan, math.nan], [1.0, 1.0, 1.0], math.nan),
+        ([1.0, 3.0, 2.0], [math.nan] * 3, math.nan),
+    ],
+)
+def test_best_of_n_by_hand(scores, correct, found):
+    assert best_of_n(torch.tensor([scores]), torch.tensor([correct])).tolist() == [pytest.approx(found, nan_ok=True)]

@@ -161,7 +161,7 @@ def test_the_stages_of_a_run_are_counted_from_dvc_yaml(params, monkeypatch, tmp_
     stages = {**STAGES, "three": {"foreach": {"a": 1, "b": 2}, "do": {}}}
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     monkeypatch.chdir(tmp_path)
-    assert sweep._stages(yaml.safe_dump(params)) == 1 + len(params["train"]) + 2
+    assert sweep._stages({}, yaml.safe_dump(params)) == 1 + len(params["train"]) + 2
 
 
 def test_a_failing_run_is_named_and_the_others_finish(repository):

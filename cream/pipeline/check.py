@@ -241,7 +241,7 @@ def _has_gpu():
 def _check_disk(params, parameters, root):
     """Room for the models still to be made, and for two checkpoints of the one that is trained: the last and the next. An
     adapter is taken as a fiftieth of its base model, which is ample."""
-    models = [*models_of(params), *(["reward"] if params["reward_model"] else [])]
+    models = ["halfway", *models_of(params), *(["reward"] if params["reward_model"] else [])]
     missing = [model for model in models if not (root / "models" / model).exists()]
     share = {model: 0.02 if params["model"]["lora"] and model not in ("m0", "reward") else 1 for model in missing}
     checkpoints = 2 * (TRAINING - WEIGHT) * parameters * max((share[model] for model in missing if model != "m0"), default=0)

@@ -66,12 +66,13 @@ def load_parameters(path):
 
 
 def _with_defaults(params):
-    """With the values of the keys that a file may leave out: the paper's loss, and no samples in the evaluation."""
+    """With the values of the keys that a file may leave out: the paper's loss, no noise, and no samples in the evaluation."""
     return {
         "precision": "auto",
         "logprob_precision": "fp32",
         **params,
         "model": {"scratch": None, **params["model"]},
+        "ranking": {"noise": 0.0, **params["ranking"]},
         "dpo": {"sft_weight": 0.0, **params["dpo"]},
         "evaluation": {"samples": 0, **params["evaluation"]},
     }

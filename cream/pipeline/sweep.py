@@ -30,7 +30,7 @@ from cream.data.errors import InputError
 from cream.data.files import write_json
 from cream.pipeline.parameters import load_parameters
 
-# $1 is the clone, $2 its params.yaml. A clone that exists is brought to HEAD, but keeps what its own run has made. DVC
+# $1 is the clone, $2 its params.yaml, $3 what to make (empty: all). A clone that exists is brought to HEAD, but keeps what its own run has made. DVC
 # makes hard links of what a stage wrote only if they come first; it removes them before the stage runs again. Its rwlock
 # may be a killed run's: that no other is at work there has been made sure of.
 RUN = """
@@ -38,7 +38,7 @@ set -e
 test -e "$1/.git" || {
     rm -rf "$1" "$1.part"
     git clone --quiet . "$1.part"
-    rm -rf "$1.part/results/times"  # another run's
+    rm -rf "$1.part/results/times" "$1.part/dvc.lock"  # another run's
     mkdir -p "$1.part/results/times"
     mv "$1.part" "$1"
 }
@@ -56,8 +56,10 @@ if ! grep -qsF " = $root/.dvc/cache" .dvc/config.local; then
     dvc config --local cache.dir "$root/.dvc/cache"
 fi
 python -m cream.pipeline.check
-dvc repro
+dvc repro $3
 """
+PAGES = ["loss", "consistency", "benchmark", "index"]
+MODELS = ["rank", "evaluate-start", "evaluate"]  # of seeds and sweeps nobody reads the pages of a single run
 
 
 def main():
@@ -121,14 +123,14 @@ def run_all(runs, logs, folder, head, jobs):
     """Makes all runs, `jobs` at a time; returns the names of those that failed."""
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    stages = {name: _stages(params) for name, (_, params) in runs.items()}
+    stages = {name: _stages(settings, params) for name, (settings, params) in runs.items()}
     running, ended = {}, {}
     with tqdm(total=sum(stages.values()), unit="stage", disable=None) as bar:
         for wave in _waves(runs):
             while wave or running:
                 while wave and len(running) < jobs:
                     name = wave.pop(0)
-                    running[name] = _start(folder / name, runs[name][1], logs[name], environment), time.monotonic()
+                    running[name] = _start(folder / name, *runs[name], logs[name], environment), time.monotonic()
                 time.sleep(0.2)
                 for name in [name for name, (process, _) in running.items() if process.poll() is not None]:
                     process, started = running.pop(name)
@@ -224,20 +226,22 @@ def _open_logs(runs, folder):
     return logs
 
 
-def _start(clone, params, log, environment):
-    """Starts one run in its clone of HEAD; NAME.yaml has its parameters."""
+def _start(clone, settings, params, log, environment):
+    """Starts one run in its clone of HEAD; NAME.yaml has its parameters. One of several runs makes no pages of its own."""
     parameters = clone.with_name(f"{clone.name}.yaml")
     clone.with_name(f"{clone.name}.json").unlink(missing_ok=True)
     log.truncate(0)
     parameters.write_text(params, encoding="utf-8")
-    command = ["sh", "-c", RUN, "sh", str(clone), str(parameters)]
+    command = ["sh", "-c", RUN, "sh", str(clone), str(parameters), " ".join(MODELS if settings else [])]
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def _stages(params):
-    """How many stages dvc.yaml makes of these parameters; a `foreach` is over rows there or over ${a key}."""
+def _stages(settings, params):
+    """How many stages a run makes; a `foreach` of dvc.yaml is over rows there or over ${a key}."""
     params, count = yaml.safe_load(params), 0
-    for stage in yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].values():
+    for name, stage in yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
+        if settings and name in PAGES:
+            continue
         rows = stage.get("foreach", [None])
         count += len(params[rows.strip("${}")] if isinstance(rows, str) else rows)
     return count

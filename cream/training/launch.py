@@ -9,6 +9,7 @@ and a launcher such as `accelerate launch` or `torchrun` runs this module on it 
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,17 +23,29 @@ from cream.data.files import write_json
 from cream.data.parts import folder_for
 from cream.models.loading import base_of, load_model, load_tokenizer
 from cream.models.precision import in_effect
-from cream.training.trainers import preference_trainer, save_trained, sft_trainer, train
+from cream.training.trainers import Halfway, preference_trainer, save_trained, sft_trainer, train
 
 
 def train_model(
-    start, out, curve, rows, settings, seed, *, lora=None, precision="fp32", launch=None, report_to=None, kept=None
+    start,
+    out,
+    curve,
+    rows,
+    settings,
+    seed,
+    *,
+    halfway=None,
+    lora=None,
+    precision="fp32",
+    launch=None,
+    report_to=None,
+    kept=None,
 ):
     """Trains the model in the folder `start` and writes it to the folder `out`. Returns its curve, a row a step, which the
     file `curve` holds too and grows with.
 
     With a beta in `settings`, `rows` are pairs for preference training (see `train_preferences`), else examples for SFT
-    (see `fine_tune`). `precision` is that of the matrix products; `report_to` and `kept` are as in `train`.
+    (see `fine_tune`). The folder `halfway` gets the model as it is after half of the steps. `precision` is that of the matrix products; `report_to` and `kept` are as in `train`.
     `launch` is None for this process, or the command that starts several; it runs in the folder that holds models/, which
     all machines must see at the same path. The model is the same up to rounding.
     """
@@ -41,6 +54,7 @@ def train_model(
     work = {"start": str(start), "out": str(out), "curve": str(curve), "rows": rows, "settings": settings, "seed": seed}
     work |= {"lora": lora, "precision": precision, "report_to": report_to}
     inputs = {**work, "out": None, "launch": launch, "precision": in_effect(precision)}
+    work["halfway"] = halfway and str(Path(halfway).resolve())
     work["kept"] = kept and str(folder_for(Path(kept).resolve(), inputs, [base_of(start), start]))
     if launch is None:
         return _train(**work)
@@ -60,7 +74,7 @@ def train_model(
         job.unlink()
 
 
-def _train(start, out, curve, rows, settings, seed, lora, precision, report_to, kept):
+def _train(start, out, curve, rows, settings, seed, halfway, lora, precision, report_to, kept):
     set_seed(seed)
     model, tokenizer = load_model(start, trainable=True), load_tokenizer(start)
     if "beta" in settings:
@@ -68,8 +82,13 @@ def _train(start, out, curve, rows, settings, seed, lora, precision, report_to, 
     else:
         trainer = sft_trainer(model, rows, settings, seed, lora, precision)
     trainer.args.run_name = Path(curve).stem
+    if halfway:  # written where a run that is killed after it finds it again
+        half = Path(kept, "halfway") if kept else Path(halfway)
+        trainer.add_callback(Halfway(trainer, tokenizer, half))
     steps = train(trainer, curve, report_to, kept)
     save_trained(trainer, tokenizer, out)
+    if halfway and kept and trainer.is_world_process_zero():
+        shutil.copytree(half, halfway)
     return steps
 
 

@@ -329,6 +329,17 @@ class CurveFile(TrainerCallback):
             row.to_csv(self.path, mode="w" if first else "a", header=first, index=False)
 
 
+class Halfway(TrainerCallback):
+    """Writes the model as it is after half of the steps to a folder."""
+
+    def __init__(self, trainer, tokenizer, folder):
+        self.trainer, self.tokenizer, self.folder = trainer, tokenizer, folder
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == max(1, state.max_steps // 2):
+            save_trained(self.trainer, self.tokenizer, self.folder)
+
+
 class Checkpoints(TrainerCallback):
     """A checkpoint every `minutes`: weights, optimiser, schedule, random states, and the place in the data."""
 
