@@ -158,10 +158,12 @@ def test_what_runs_share_is_made_first(file):
 
 
 def test_the_stages_of_a_run_are_counted_from_dvc_yaml(params, monkeypatch, tmp_path):
-    stages = {**STAGES, "three": {"foreach": {"a": 1, "b": 2}, "do": {}}}
+    stages = {**STAGES, "three": {"foreach": {"a": 1, "b": 2}, "do": {}}, "index": {}}
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     monkeypatch.chdir(tmp_path)
-    assert sweep._stages({}, yaml.safe_dump(params)) == 1 + len(params["train"]) + 2
+    count = 1 + len(params["train"]) + 2
+    assert sweep._count({}, yaml.safe_dump(params)) == count + 1
+    assert sweep._count({"seed": 2}, yaml.safe_dump(params)) == count  # without the pages of the single run
 
 
 def test_a_failing_run_is_named_and_the_others_finish(repository):

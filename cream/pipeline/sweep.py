@@ -30,7 +30,7 @@ from cream.data.errors import InputError
 from cream.data.files import write_json
 from cream.pipeline.parameters import load_parameters
 
-# $1 is the clone, $2 its params.yaml, $3 what to make (empty: all). A clone that exists is brought to HEAD, but keeps what its own run has made. DVC
+# $1 is the clone, $2 its params.yaml, $3 the stages to make. A clone that exists is brought to HEAD, but keeps what its own run has made. DVC
 # makes hard links of what a stage wrote only if they come first; it removes them before the stage runs again. Its rwlock
 # may be a killed run's: that no other is at work there has been made sure of.
 RUN = """
@@ -58,8 +58,7 @@ fi
 python -m cream.pipeline.check
 dvc repro $3
 """
-PAGES = ["loss", "consistency", "benchmark", "index"]
-MODELS = ["rank", "evaluate-start", "evaluate"]  # of seeds and sweeps nobody reads the pages of a single run
+PAGES = {"loss", "consistency", "benchmark", "index"}  # of a single run; seeds and sweeps have pages of all runs
 
 
 def main():
@@ -123,7 +122,7 @@ def run_all(runs, logs, folder, head, jobs):
     """Makes all runs, `jobs` at a time; returns the names of those that failed."""
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    stages = {name: _stages(settings, params) for name, (settings, params) in runs.items()}
+    stages = {name: _count(settings, params) for name, (settings, params) in runs.items()}
     running, ended = {}, {}
     with tqdm(total=sum(stages.values()), unit="stage", disable=None) as bar:
         for wave in _waves(runs):
@@ -227,21 +226,25 @@ def _open_logs(runs, folder):
 
 
 def _start(clone, settings, params, log, environment):
-    """Starts one run in its clone of HEAD; NAME.yaml has its parameters. One of several runs makes no pages of its own."""
+    """Starts one run in its clone of HEAD; NAME.yaml has its parameters."""
     parameters = clone.with_name(f"{clone.name}.yaml")
     clone.with_name(f"{clone.name}.json").unlink(missing_ok=True)
     log.truncate(0)
     parameters.write_text(params, encoding="utf-8")
-    command = ["sh", "-c", RUN, "sh", str(clone), str(parameters), " ".join(MODELS if settings else [])]
+    command = ["sh", "-c", RUN, "sh", str(clone), str(parameters), " ".join(_stages(settings))]
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def _stages(settings, params):
+def _stages(settings):
+    """The stages of dvc.yaml that a run makes: all of them, or of one of several runs those that are no page of its own."""
+    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return {name: stage for name, stage in stages.items() if not settings or name not in PAGES}
+
+
+def _count(settings, params):
     """How many stages a run makes; a `foreach` of dvc.yaml is over rows there or over ${a key}."""
     params, count = yaml.safe_load(params), 0
-    for name, stage in yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
-        if settings and name in PAGES:
-            continue
+    for stage in _stages(settings).values():
         rows = stage.get("foreach", [None])
         count += len(params[rows.strip("${}")] if isinstance(rows, str) else rows)
     return count
