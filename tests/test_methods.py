@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
 from cream.data.errors import InputError
+from cream.method.consistency import calibrated
 from cream.method.loss import cream_loss
-from cream.method.methods import METHODS, calibrated, exact
+from cream.method.methods import METHODS, exact
 
 rates = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 

@@ -4,6 +4,8 @@ Every function takes the scores that two models gave to the same N responses of 
 and returns one value a prompt, `[prompts]`. Scores are compared, never ranked first, so equal scores stay ties.
 """
 
+import math
+
 import torch
 from scipy import stats
 
@@ -52,6 +54,12 @@ def top_order_official(a, b):
 def consistency_rate(tau):
     """C_j = (tau_j + 1) / 2, from [-1, 1] to [0, 1]. The paper's C is the mean over the prompts."""
     return (tau + 1) / 2
+
+
+def calibrated(agreement):
+    """The accuracy p of two rankers that agree on this share of the pairs, if both are right with the same probability
+    p >= 1/2 and err independently: A = p^2 + (1 - p)^2, so p = (1 + sqrt(2A - 1)) / 2. With A <= 1/2 it is 1/2."""
+    return (1 + math.sqrt(max(2 * agreement - 1, 0))) / 2
 
 
 # `ranking.measure` in params.yaml: the scores of two models -> consistency in [0, 1], one a prompt.

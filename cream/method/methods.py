@@ -8,10 +8,10 @@ A method maps the pairs and its row of `train` in params.yaml to C in [0, 1]: on
 - verdict: right, wrong or undecided by the answer key (None: not known), for "cream-oracle" alone.
 """
 
-import math
 import random
 
 from cream.data.errors import InputError
+from cream.method.consistency import calibrated
 
 METHODS = {
     # Plain self-rewarding: every pair is trusted, so the loss is DPO.
@@ -45,12 +45,6 @@ def exact(weight):
     `weight` is lambda >= 0; L_Reg = -log P(y > y') - log P(y' > y) is 2 KL(uniform || P) and a constant.
     """
     return (1 + weight) / (1 + 2 * weight)
-
-
-def calibrated(agreement):
-    """The accuracy p of two rankers that agree on this share of the pairs, if both are right with the same probability
-    p >= 1/2 and err independently: A = p^2 + (1 - p)^2, so p = (1 + sqrt(2A - 1)) / 2. With A <= 1/2 it is 1/2."""
-    return (1 + math.sqrt(max(2 * agreement - 1, 0))) / 2
 
 
 def share_right(verdicts):
