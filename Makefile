@@ -21,7 +21,7 @@ repro: .venv/ready  ## run the whole loop; what is up to date is skipped. Then o
 	@python -m cream.report.summary
 
 # The index links what the commands below make. Where `make repro` has not run there is none to make anew.
-INDEX = test ! -d data/answers || dvc repro --single-item --force index
+INDEX = test ! -d data/answers || dvc repro --single-item --force when index
 
 # These three make their runs in clones of HEAD under .runs/, JOBS at a time (see cream/pipeline/sweep.py), so that the workspace's
 # run stays as it is. A killed one goes on after the last finished stage of each run.

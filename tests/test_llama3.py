@@ -98,5 +98,8 @@ def test_chat_prompts_are_ranked_and_trained_on_without_a_known_answer(finished)
     assert summary["pairs_with_answer"] == summary["pairs"] - sum(row["id"] in pairs for row in chat)
 
 
-def test_the_first_round_follows_the_official_rule(finished):
-    assert json.loads((finished / "results/pairs/cream-m2.json").read_text())["rankers"] == ["reward", "previous_token"]
+def test_the_first_round_is_compared_with_the_sft_at_its_half(finished):
+    assert json.loads((finished / "results/pairs/cream-m2.json").read_text())["rankers"] == ["reward", "halfway"]
+    rows = read_rows(finished / "data/rankings/m1.jsonl")
+    assert all(len(row["scores"]["halfway"]) == 3 for row in rows)
+    assert any(row["scores"]["halfway"] != row["scores"]["reward"] for row in rows)

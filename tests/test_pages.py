@@ -21,8 +21,8 @@ def links(html):
 
 def test_the_navigation_leads_from_every_folder_to_the_same_pages():
     first, deep = (links(pages.navigation(Path(page))) for page in ("reports/loss.html", "reports/stages/rank-m1.html"))
-    assert list(first)[:5] == ["./index.html", "consistency.html", "benchmark.html", "./loss.html", "./index.html#introduction"]
-    assert list(deep)[:5] == [f"../{name}.html" for name in ("index", "consistency", "benchmark", "loss")] + ["../index.html#introduction"]
+    assert list(first)[:5] == ["./index.html", "consistency.html", "benchmark.html", "./when.html"]
+    assert list(deep)[:5] == [f"../{name}.html" for name in ("index", "consistency", "benchmark", "when", "loss")]
     assert list(first.values()) == list(deep.values()) and list(first.values())[-1] == "Stages"
     assert '<a href="./loss.html" aria-current="page">' in pages.navigation(Path("reports/loss.html"))
     assert "aria-current" not in pages.navigation(Path("reports/benchmarks/speed.html"))
@@ -30,8 +30,8 @@ def test_the_navigation_leads_from_every_folder_to_the_same_pages():
 
 def test_the_pages_of_a_run_follow_each_other():
     assert links(pages.neighbours(Path("reports/index.html"))) == {"consistency.html": "Consistency →"}
-    assert links(pages.neighbours(Path("reports/benchmark.html"))) == {"consistency.html": "← Consistency", "./loss.html": "Loss →"}
-    assert links(pages.neighbours(Path("reports/loss.html"))) == {"benchmark.html": "← Accuracy"}
+    assert links(pages.neighbours(Path("reports/benchmark.html"))) == {"consistency.html": "← Consistency", "./when.html": "When it works →"}
+    assert links(pages.neighbours(Path("reports/loss.html"))) == {"./when.html": "← When it works"}
     assert pages.neighbours(Path("reports/methods/benchmark.html")) == pages.neighbours(Path("reports/seeds.html")) == ""
 
 

@@ -35,9 +35,9 @@ import json, os, random, signal, sys
 from pathlib import Path
 import yaml
 
-if sys.argv[1] == "index":
+if sys.argv[1] in ("index", "when"):
     Path("reports").mkdir(exist_ok=True)
-    Path("reports/index.html").write_text("index")
+    Path(f"reports/{sys.argv[1]}.html").write_text(sys.argv[1])
     sys.exit()
 stage, log, params = sys.argv[1], Path(sys.argv[2]), yaml.safe_load(Path("params.yaml").read_text())
 seed, beta = params["seed"], params["dpo"]["beta"]
@@ -58,6 +58,7 @@ else:
         accuracy = round(random.Random(f"{seed} {model} {beta}").random(), 4)
         write(f"results/evaluate/{model}.json", questions=6, accuracy=accuracy, sampled_accuracy=accuracy / 2)
     for model in MODELS[2:]:
+        write(f"results/pairs/{model}.json", gap=seed / 10)
         write(f"results/train/{model}.json", chosen_moved=beta + seed, rejected_moved=-beta)
     write("results/rank/m1.json", C=0.5 + seed / 10, tau_auc=0.5 + seed / 100, chosen_right=0.2, rejected_right=None)
     for name in ("consistency.html", "benchmark.html", "accuracy.svg"):
@@ -178,6 +179,7 @@ def runs(tmp_path):
             ("rank", "m1", {"C": 0.25, "tau_auc": None}),
             ("rank", "cream-m2", {"C": 0.75}),  # left there by another run: this one ranks M1 only
             ("train", "cream-m2", {"chosen_moved": settings["seed"]}),
+            ("pairs", "cream-m2", {"gap": 0.25}),
         ):
             path = run / "results" / kind / f"{model}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +192,8 @@ def runs(tmp_path):
 
 def test_rows_are_of_the_finished_runs_with_these_keys(runs):
     rows = collect(runs, "default", ["dpo.beta", "seed"])
-    assert [*rows.columns[:8]] == ["profile", "settings", "dpo.beta", "seed", "model", "method", "round", "questions"]
+    assert [*rows.columns[:8]] == ["profile", "settings", "dpo.beta", "seed", "model", "method", "start", "round"]
+    assert rows.start[1:3].tolist() == ["m0", "m1"] and rows.gap[:3].tolist() == pytest.approx([np.nan, np.nan, 0.25], nan_ok=True)
     settings = rows[["dpo.beta", "seed"]].drop_duplicates().values.tolist()
     assert settings == [[0.1, 9], [0.1, 10], [0.5, 9], [0.5, 10]]
     assert rows.model[:3].tolist() == ["m0", "m1", "cream-m2"] and rows.method[:3].tolist() == ["M0", "M1", "CREAM"]
@@ -244,10 +247,10 @@ def log(tmp_path_factory):
 def copy(tmp_path_factory):
     """What the targets need of the repository."""
     folder = tmp_path_factory.mktemp("repository")
-    for name in ("cream", "notebooks", "profiles"):
+    for name in ("cream", "notebooks", "profiles", "data/paper"):
         shutil.copytree(ROOT / name, folder / name)
     (folder / ".dvc").mkdir()
-    (folder / "data" / "answers").mkdir(parents=True)  # as in a workspace with a run
+    (folder / "data" / "answers").mkdir()  # as in a workspace with a run
     for name in ".dvc/.gitignore .dvc/config .dvcignore .gitignore Makefile pyproject.toml requirements.txt".split():
         shutil.copy(ROOT / name, folder / name)
     run(folder, "git", "init", "--quiet")
@@ -265,7 +268,7 @@ def seeded(copy, log, warm):
     (copy / "profiles" / "other.yaml").write_text(yaml.safe_dump({**params, "seed": 7}, sort_keys=False))
     (copy / "stub.py").write_text(f"MODELS = {MODELS}\n{STUB}")
     metrics = [f"results/evaluate/{model}.json" for model in MODELS] + ["results/rank/m1.json"]
-    metrics += [f"results/train/{model}.json" for model in MODELS[2:]]
+    metrics += [f"results/{kind}/{model}.json" for model in MODELS[2:] for kind in ("pairs", "train")]
     pages = [f"reports/{name}" for name in ("consistency.html", "benchmark.html", "accuracy.svg")]
     stages = {
         "train": {"cmd": f"python stub.py train {log}", "params": ["seed"], "outs": ["models/m1"]},
@@ -275,9 +278,12 @@ def seeded(copy, log, warm):
             "metrics": [{path: {"cache": False}} for path in metrics],
             "plots": [{path: {"cache": False}} for path in pages],
         },
-        "index": {"cmd": "python stub.py index", "outs": [{"reports/index.html": {"cache": False}}]},
+        **{
+            name: {"cmd": f"python stub.py {name}", "outs": [{f"reports/{name}.html": {"cache": False}}]}
+            for name in ("when", "index")
+        },
     }
-    for stage, deps in {"train": [], "evaluate": ["models/m1"], "index": []}.items():
+    for stage, deps in {"train": [], "evaluate": ["models/m1"], "when": [], "index": []}.items():
         stages[stage]["deps"] = ["stub.py", *deps]
     (copy / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
     (copy / ".venv").mkdir()

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -6,6 +5,7 @@ from pathlib import Path
 
 from test_parameters import changed
 
+from cream.data.files import write_json
 from cream.report.summary import summary
 
 
@@ -17,18 +17,28 @@ def test_every_method_has_a_line_and_every_round_a_column(tmp_path):
         "select-m3": {"start": "cream-m2", "method": "cream-select"},
     }
     accuracies = {"m0": 0.1, "m1": 0.5, "srlm-m2": 0.4567, "cream-m2": 0.55, "gold-m2": 0.6, "select-m3": 1.0}
-    (tmp_path / "results" / "evaluate").mkdir(parents=True)
+    agreement = {"m0": 0.9, "m1": 0.6, "srlm-m2": 0.5, "cream-m2": 0.7, "gold-m2": 0.8, "select-m3": 0.65}
     for model, accuracy in accuracies.items():
-        (tmp_path / "results" / "evaluate" / f"{model}.json").write_text(json.dumps({"accuracy": accuracy}))
+        write_json(tmp_path / f"results/evaluate/{model}.json", {"accuracy": accuracy, "self_agreement": agreement[model]})
+    for model, gap in {"srlm-m2": -0.123, "cream-m2": 0.05, "select-m3": None}.items():
+        write_json(tmp_path / f"results/pairs/{model}.json", {"gap": gap})
     lines = [line.split() for line in summary(changed({"train": train}), tmp_path).splitlines()]
-    assert lines[1:] == [
+    assert lines[1:6] == [
         ["M0", "M1", "M2", "M3"],
-        ["SRLM", "10.0", "50.0", "45.7"],
-        ["CREAM", "10.0", "50.0", "55.0"],
-        ["answer", "key", "(control)", "10.0", "50.0", "60.0"],
-        ["CREAM-select", "from", "cream-m2", "10.0", "50.0", "100.0"],
-        ["See", "reports/index.html"],
+        ["SRLM", "10.0", "50.0*", "45.7"],
+        ["CREAM", "10.0", "50.0", "55.0*"],
+        ["answer", "key", "(control)", "10.0", "50.0", "60.0*"],
+        ["CREAM-select", "10.0", "50.0", "55.0*", "100.0"],
     ]
+    assert lines[8:10] == [["M2"], ["SRLM", "-12.3"]] and ["CREAM", "+5.0"] in lines
+    assert lines[-1] == ["See", "reports/index.html"]
+
+
+def test_what_was_not_measured_is_not_said(tmp_path):
+    for model in ("m0", "m1", "srlm-m2"):
+        write_json(tmp_path / f"results/evaluate/{model}.json", {"accuracy": 0.5})
+    text = summary(changed({"train": {"srlm-m2": {"start": "m1", "method": "srlm"}}}), tmp_path)
+    assert "*" not in text and "gap" not in text and "nan" not in text
 
 
 def test_wrong_parameters_are_one_sentence(tmp_path):

@@ -1,3 +1,4 @@
+import copy
 import math
 from pathlib import Path
 
@@ -391,3 +392,13 @@ def test_an_architecture_without_default_adapters_gets_them_on_its_linear_layers
 
 def test_an_architecture_with_default_adapters_keeps_them(model):
     assert adapter_config(model, LORA).target_modules == {"q_proj", "v_proj"}
+
+
+def test_a_copy_of_a_trained_model_computes_with_its_own_weights(model, tokenizer):
+    """TRL's forward would have computed with those of the model that was copied."""
+    trained, _ = train_preferences(model, tokenizer, pairs_of(model), SETTINGS, seed=3)
+    again = copy.deepcopy(trained)
+    with torch.no_grad():
+        for weights in again.parameters():
+            weights.zero_()
+        assert again(torch.tensor([[1, 2, 3]], device=again.device)).logits.abs().max() == 0

@@ -17,7 +17,7 @@ from cream.data.errors import InputError
 from cream.data.files import read_rows
 from cream.method.consistency import kendall_tau_b, spearman
 from cream.method.pairs import consistency_of, rankers_for, scores_of
-from cream.pipeline.parameters import label_of, models_of, round_of, settings_digest, start_of, train_row
+from cream.pipeline.parameters import label_of, lineage_of, models_of, round_of, settings_digest, start_of, train_row
 from cream.report import seeds
 from cream.report.statistics import auc_with_interval, mean, paired_difference, pairwise_wins, ratio, share
 
@@ -57,6 +57,17 @@ def lines_of(params):
     return lines
 
 
+def kept_models(params, root=".."):
+    """{method: the model of its line, M1 among them, whose sampled answers agree most}, where that was measured."""
+    agreement = evaluations(params, root).self_agreement.dropna()
+    found = {}
+    for name, models in lines_of(params).items():
+        ours = agreement[agreement.index.isin([*lineage_of(params, models[-1])[1:]])]
+        if len(ours):
+            found[name] = ours.idxmax()
+    return found
+
+
 def main_lines(params, shown):
     """The lines of SRLM and CREAM as far as their models are in `shown`; of a run without them, its first two."""
     lines = {name: [model for model in models if model in shown] for name, models in lines_of(params).items()}
@@ -73,7 +84,7 @@ def called(params, model):
 # What the stages wrote.
 
 
-EVALUATED = "questions accuracy low high sampled_accuracy unparsed_share truncated_share".split()
+EVALUATED = "questions accuracy low high sampled_accuracy self_agreement unparsed_share truncated_share".split()
 
 
 def evaluations(params, root=".."):
@@ -232,7 +243,7 @@ def seed_rows(params, root=".."):
     return rows if rows.seed.nunique() > 1 else None
 
 
-RANKED = ["C", "tau_auc", "reward_accuracy", "log_prob_accuracy", "vote_accuracy"]
+RANKED = ["self_agreement", "gap", "C", "tau_auc", "reward_accuracy", "log_prob_accuracy", "vote_accuracy"]
 
 
 def differences(pairs, rows=None, right=None, value="accuracy"):
@@ -360,7 +371,9 @@ def first_round_rules(params, rows):
     of this run that was trained with it (None: C = 1, no rule)."""
     paired = [row for row in rows[rows.policy == "m1"].to_dict("records") if row["chosen"] == row["chosen"]]
     table = {}
-    for name, rule in (("like for like", "like_for_like"), ("official code", "official")):
+    for name, rule in (("halfway", "halfway"), ("like for like", "like_for_like"), ("official code", "official")):
+        if rule == "halfway" and paired and "halfway" not in paired[0]["scores"]:
+            continue  # of an older run
         ranker_j, ranker_k = rankers_for("reward", "previous", "m0", rule)
         c = consistency_of(paired, ranker_j, ranker_k, params["ranking"]["measure"]).mean().item() if paired else np.nan
         table[name] = {"J": ranker_j, "K": ranker_k, "C": c, "trained": _trained_by(params, rule)}
@@ -432,30 +445,49 @@ def last_comparisons(params):
     return {other: pairs for other, pairs in found.items() if pairs}
 
 
-def main_differences(params, right, rows=None):
-    """The `differences` of `main_comparisons` by kind of accuracy: {kind: {(method, other): (value, low, high)}}. `right`:
-    {kind: table over questions}, which is not looked at where there are `rows`."""
-    pairs, found = main_comparisons(params), {}
-    for kind, table in right.items():
-        values = differences(pairs.values(), rows, table, kind)
-        found[kind] = dict(zip(pairs, values.itertuples(index=False, name=None)))
-    return found
-
-
 def few_lines(params, most):
     """The lines, and where they are more than `most` only those that the first page speaks of, if there are any."""
-    lines, main = lines_of(params), {name for pair in main_comparisons(params) for name in pair}
-    return lines if len(lines) <= most else {name: line for name, line in lines.items() if name in main} or lines
-
-
-def main_comparisons(params):
-    """{(method, other method or M1): (model, model)}, of what the first page speaks of, at the last common round."""
     lines = lines_of(params)
-    fixed = [name for name in lines if name.startswith("fixed C")][:1]
-    selves = [name for name in ("SRLM", "CREAM", *fixed, "CREAM-select") if name in lines]
-    pairs = {(name, "M1"): (lines[name][-1], "m1") for name in [*CONTROLS.values(), *selves] if name in lines}
-    wanted = [("CREAM", "SRLM"), ("CREAM", CONTROLS["SRLM by random"]), *(("CREAM", name) for name in fixed)]
-    wanted += [("CREAM-select", "CREAM")]
-    wanted += [("CREAM-select", name) for name in (*fixed, "CREAM-select-random")]
-    common = {(a, b): last_common(params, lines[a], lines[b]) for a, b in wanted if a in lines and b in lines}
-    return pairs | {pair: models for pair, models in common.items() if models}
+    main = [name for name in lines if name in (*CONTROLS.values(), "SRLM", "CREAM") or name.startswith("fixed C")]
+    return lines if len(lines) <= most or not main else {name: lines[name] for name in main}
+
+
+def claims(params, right, rows=None, value="accuracy", paper=None):
+    """What the paper says of self-rewarding and CREAM, and the controls of the experiment, as far as this run has their
+    models: a row a claim with its `text`, which way the difference of two models is `expected` to lie, the difference itself
+    (`value`, `low`, `high`; see `differences`), and the same difference in the `paper`.
+
+    `paper` is data/paper/accuracy.csv, of which some differences can be read.
+    """
+    lines = lines_of(params)
+    key, chance = CONTROLS.values()
+    fixed = next((name for name in lines if name.startswith("fixed C")), "")
+    first = {name: line[1] for name, line in lines.items()}
+    last = {name: line[-1] for name, line in lines.items()}
+    both = {name: last_common(params, lines["CREAM"], lines[name]) for name in ("SRLM", fixed, chance)
+            if name in lines and "CREAM" in lines}  # fmt: skip
+    asked = [
+        ("Control: the answer key's pairs raise the accuracy", "above", (last.get(key), "m1"), None),
+        ("Control: random pairs do not", "not above", (last.get(chance), "m1"), None),
+        ("Self-rewarding (SRLM) helps in its first round", "above", (first.get("SRLM"), "m1"), None),
+        ("With more rounds it does harm", "below", (last.get("SRLM"), first.get("SRLM")), None),
+        ("In the end it is below M1", "below", (last.get("SRLM"), "m1"), ("SRLM", "M1")),
+        ("CREAM ends above M1", "above", (last.get("CREAM"), "m1"), ("CREAM", "M1")),
+        ("CREAM ends above SRLM", "above", both.get("SRLM"), ("CREAM", "SRLM")),
+        ("Measuring C is what helps: CREAM ends above a fixed C", "above", both.get(fixed), None),
+    ]
+    asked = [claim for claim in asked if claim[2] and None not in claim[2] and claim[2][0] != claim[2][1]]
+    asked = list({claim[2]: claim for claim in reversed(asked)}.values())[::-1]  # after one round the first is the last
+    table = pd.DataFrame(asked, columns=["text", "expected", "models", "paper"])
+    table["paper"] = [_of_paper(paper, pair) for pair in table.paper]
+    found = differences(table.models, rows, right, value)
+    return table.join(found.reset_index(drop=True))
+
+
+def _of_paper(paper, pair):
+    """The difference of two methods' last models in the paper, by base model, as far as it is known."""
+    if paper is None or pair is None:
+        return ""
+    last = paper.sort_values("stage").groupby(["model", "method"]).average.last().unstack("method")
+    found = (last[pair[0]] - last[pair[1]]).dropna().map("{:+.1f}".format).str.replace("-", "−")
+    return ", ".join(f"{model} {value}" for model, value in found.items())

@@ -17,14 +17,18 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from cream.data.errors import InputError
 from cream.data.files import atomic_write
-from cream.pipeline.parameters import label_of, models_of, round_of, settings_digest
+from cream.pipeline.parameters import label_of, models_of, round_of, settings_digest, start_of
 from cream.pipeline.sweep import finished_runs
 from cream.report.statistics import p_in_words
 
 # Which columns come from which file of results/.
 METRICS = {
-    "evaluate": ["questions", "accuracy", "sampled_accuracy"],
-    "rank": "reward_accuracy log_prob_accuracy vote_accuracy tau_auc C chosen_right rejected_right".split(),
+    "evaluate": ["questions", "accuracy", "sampled_accuracy", "self_agreement"],
+    "rank": [
+        *"reward_accuracy log_prob_accuracy vote_accuracy tau_auc C chosen_right rejected_right".split(),
+        *"C_halfway C_like_for_like C_official pair_agreement calibrated_C right_of_decided reward_gap".split(),
+    ],
+    "pairs": ["gap", "gap_low", "gap_high", "reversed_share"],
     "train": ["chosen_moved", "rejected_moved"],
 }
 NAMES = [name for names in METRICS.values() for name in names]
@@ -42,10 +46,10 @@ def collect(runs, profile, keys=("seed",)):
             raise InputError(f"{run} differs from the other runs in more than {', '.join(keys)}: run them all again")
         for model in models_of(params):
             row = {"profile": profile, **settings, "seed": params["seed"], "model": model}
-            row |= {"method": label_of(params, model), "round": round_of(params, model)}
+            row |= {"method": label_of(params, model), "start": start_of(params, model), "round": round_of(params, model)}
             row["settings"] = settings_digest(params)
             rows.append(row | _metrics(run / "results", params, model))
-    columns = ["profile", "settings", *dict.fromkeys([*keys, "seed"]), "model", "method", "round", *NAMES]
+    columns = ["profile", "settings", *dict.fromkeys([*keys, "seed"]), "model", "method", "start", "round", *NAMES]
     rows = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(NAMES[1:], float))
     # A column of numbers and words ("null") is put in the order of its words.
     order = rows[list(keys)].apply(lambda column: column.map(str) if column.dtype == object else column)
@@ -146,7 +150,7 @@ def _metrics(results, params, model):
     """The numbers of one model. Only of what its own run makes: a clone may hold another's file, out of the commit."""
     found = {}
     for kind, names in METRICS.items():
-        made = kind == "evaluate" or model in params[kind]
+        made = kind == "evaluate" or model in params["rank" if kind == "rank" else "train"]
         path = results / kind / f"{model}.json"
         metrics = json.loads(path.read_text(encoding="utf-8")) if made else {}
         found |= {name: metrics.get(name) for name in names}

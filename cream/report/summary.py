@@ -1,15 +1,13 @@
-"""The last words of `make repro`: the accuracy of every method by round, and where to read on.
+"""The last words of `make repro`: by method and round, the accuracy, the model to keep, and the gap before each training.
 
 python -m cream.report.summary
 """
 
-import json
 import sys
-from pathlib import Path
 
 from cream.data.errors import InputError
-from cream.pipeline.parameters import label_of, load_parameters, models_of, round_of
-from cream.report.results import CONTROLS
+from cream.pipeline.parameters import lineage_of, load_parameters, round_of
+from cream.report import results
 
 
 def main():
@@ -20,21 +18,37 @@ def main():
 
 
 def summary(params, root):
-    """The table as text, greedy accuracy in per cent. M0 and M1 are the same for all methods."""
-    rounds = range(round_of(params, models_of(params)[-1]) + 1)
-    rows = {}
-    for model in models_of(params):
-        path = Path(root, "results", "evaluate", f"{model}.json")
-        accuracy = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
-        method = label_of(params, model)
-        method = CONTROLS.get(method, method)
-        rows.setdefault(method, {})[round_of(params, model)] = f"{100 * accuracy:.1f}"
-    start = {**rows.pop("M0", {}), **rows.pop("M1", {})}
+    """The tables as text, greedy accuracy in per cent and gaps in points. M0 and M1 are the same for all methods."""
+    accuracy, kept = results.evaluations(params, root).accuracy, results.kept_models(params, root)
+    lines = {name: lineage_of(params, models[-1]) for name, models in results.lines_of(params).items()}
+    said = ["Accuracy on the test questions, %, by method and round:"]
+    said += _table(params, {
+        name: {model: f"{100 * accuracy[model]:.1f}{'*' if kept.get(name) == model else ' '}" for model in models}
+        for name, models in lines.items()
+    })  # fmt: skip
+    if kept:
+        said += ["* of its line, the model whose sampled answers agree most: the one to keep where no answer is known."]
+    pairs = results.trained_pairs(params, root)
+    gaps = pairs.gap.dropna() if "gap" in pairs else {}
+    if len(gaps):
+        n = params["sampling"]["responses"]
+        said += [f"The gap before each training, points: how much more often the best of {n} by its ranker was right than the greedy answer."]
+        said += _table(params, {
+            name: {model: f"{100 * gaps[model]:+.1f} " for model in models if model in gaps} for name, models in lines.items()
+        })  # fmt: skip
+        said += ["Where it is below 0 a round does harm."]
+    return "\n".join([*said, "See reports/index.html"])
+
+
+def _table(params, rows):
+    """The lines of a table: a row a method, a column a round from M0 or the first that has a value."""
+    rounds = sorted({round_of(params, model) for found in rows.values() for model in found})
     width = max(map(len, rows), default=0)
-    lines = [" ".join([" " * width, *(f"{f'M{n}':>6}" for n in rounds)])]
-    for method, found in rows.items():
-        lines.append(" ".join([f"{method:{width}}", *(f"{({**start, **found}).get(n, ''):>6}" for n in rounds)]))
-    return "\n".join(["Accuracy on the test questions, %, by method and round:", *lines, "See reports/index.html"])
+    lines = [" ".join([" " * width, *(f"{f'M{n} ':>7}" for n in rounds)]).rstrip()]
+    for name, found in rows.items():
+        cells = {round_of(params, model): text for model, text in found.items()}
+        lines.append(" ".join([f"{name:{width}}", *(f"{cells.get(n, ''):>7}" for n in rounds)]).rstrip())
+    return lines
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def card_of(params, name, parameters, root=".", adapter=False):
         examples=[{**row, "message": _line(row["message"]), "response": _line(row["response"])} for row in shown],
         accuracies=accuracies(params, lineage, others, root),
         questions=_result(root, "evaluate", name).get("questions"),
+        kept=next((kept for line, kept in results.kept_models(params, root).items() if name in results.lines_of(params)[line][1:]), None),
         seeds=0 if others is None else others.seed.nunique(),
         licence=licence.get("license"),
         title=citation["title"],

@@ -93,7 +93,8 @@ def preference_trainer(model, tokenizer, pairs, settings, seed, precision="fp32"
     )
     pairs = in_order(pairs, settings["epochs"], settings["batch_size"], seed)
     # TRL hashes all weights to find log-probs of the reference that it has cached, a minute for 8B; these come with the pairs.
-    with patch("trl.trainer.dpo_trainer.hash_module", return_value=None):
+    # It also puts a forward of its own on the model, by which a copy of the trained model would compute with the original.
+    with patch("trl.trainer.dpo_trainer.hash_module", return_value=None), patch("trl.trainer.dpo_trainer.add_fused_lm_head"):
         trainer = CreamTrainer(
             model,
             args=one_gpu(config),
