@@ -34,9 +34,9 @@ GROWN = {"N": 1, "prompts": 1, "longest response": 8, "parameters": 2e6, "measur
 # no endpoint.
 CHANGES = {
     "00_cream_in_ten_minutes.ipynb": {
-        "count=32000": "count=16000",
-        '"epochs": 18': '"epochs": 8',
-        'rows["prompts"][:1000]': 'rows["prompts"][:300]',
+        "count=32000": "count=20000",
+        'rows["prompts"][:600]': 'rows["prompts"][:200]',
+        'rows["prompts"][600:1200]': 'rows["prompts"][200:300]',
         'test = rows["test"]': 'test = rows["test"][:100]',
     },
     "17_arena.ipynb": {

@@ -31,7 +31,7 @@ def test_the_navigation_leads_from_every_folder_to_the_same_pages():
 def test_the_pages_of_a_run_follow_each_other():
     assert links(pages.neighbours(Path("reports/index.html"))) == {"consistency.html": "Consistency →"}
     assert links(pages.neighbours(Path("reports/benchmark.html"))) == {"consistency.html": "← Consistency", "./when.html": "When it works →"}
-    assert links(pages.neighbours(Path("reports/loss.html"))) == {"./when.html": "← When it works"}
+    assert links(pages.neighbours(Path("reports/loss.html"))) == {"./when.html": "← When it works", "./noise.html": "Noise →"}
     assert pages.neighbours(Path("reports/methods/benchmark.html")) == pages.neighbours(Path("reports/seeds.html")) == ""
 
 

@@ -17,7 +17,7 @@ from cream.pipeline.sweep import finished_runs
 
 PACKAGE = Path(__file__).parents[1]
 # The pages of a run in reading order, each the neighbour of the next.
-RUN = {"index": "CREAM", "consistency": "Consistency", "benchmark": "Accuracy", "when": "When it works", "loss": "Loss"}
+RUN = {"index": "CREAM", "consistency": "Consistency", "benchmark": "Accuracy", "when": "When it works", "loss": "Loss", "noise": "Noise"}
 # What other commands make. It may be missing, so a page links the part of the index that lists what is there.
 KEPT = {
     "introduction": "python -m cream.pipeline.stage notebooks/00_cream_in_ten_minutes.ipynb reports/introduction.html",

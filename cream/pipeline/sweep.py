@@ -58,7 +58,7 @@ fi
 python -m cream.pipeline.check
 dvc repro $3
 """
-PAGES = {"loss", "consistency", "benchmark", "when", "index"}  # of a single run; seeds and sweeps have pages of all runs
+PAGES = {"loss", "noise", "consistency", "benchmark", "when", "index"}  # of a single run; seeds and sweeps have pages of all runs
 
 
 def main():
