@@ -1,7 +1,5 @@
 """The gap before a round and the change after it, and the model that self-agreement keeps."""
 
-import math
-
 import pandas as pd
 import pytest
 
@@ -57,7 +55,8 @@ def test_the_kept_model_is_that_of_the_highest_self_agreement(tmp_path):
     assert when.kept(when.all_rows(tmp_path / "nowhere")).empty and when.trainings(when.all_rows(tmp_path / "nowhere")).empty
 
 
-def test_no_interval_of_one_run(tmp_path):
+def test_where_all_signs_agree_the_interval_is_that_of_so_many_runs(tmp_path):
     trained = when.trainings(rows_of(tmp_path))
-    share, low, high = when.signs(trained[trained.run == "a 2"])
-    assert share == 1 and not low < high or math.isnan(low)
+    agreeing = trained[trained.model != "srlm-m3"]
+    # Wilson by hand for 3 of 3: z^2 / (3 + z^2) = 3.8415 / 6.8415 is what the lower end lacks.
+    assert when.signs(agreeing) == pytest.approx((1, 1 - 3.8415 / 6.8415, 1), abs=1e-4)

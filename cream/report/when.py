@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cream.report.statistics import ratio
+from cream.report.results import CONTROLS
+from cream.report.statistics import ratio, share
 
 COLUMNS = "settings seed model method start round accuracy self_agreement gap reversed_share kind run".split()
 
@@ -22,7 +23,7 @@ def all_rows(results):
         return pd.DataFrame(columns=COLUMNS)
     rows = pd.concat([table.assign(kind=_kind(table)) for table in tables], ignore_index=True)
     rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, *COLUMNS])))  # a file may be older than a column
-    rows = rows.drop_duplicates(["settings", "seed", "model", "method"])
+    rows = rows.drop_duplicates(["settings", "seed", "model", "method"]).replace({"method": CONTROLS})
     return rows.assign(run=rows.settings + " " + rows.seed.astype(str)).reset_index(drop=True)
 
 
@@ -44,8 +45,10 @@ def trainings(rows):
 
 
 def signs(trained):
-    """How often gap and change have the same sign, with its 95% interval over runs, by bootstrap: trainings of one run share
-    their M1."""
+    """How often gap and change have the same sign, with its 95% interval over runs, since trainings of one run share their M1:
+    by bootstrap, or, where all agree and a bootstrap would have no width, Wilson's for that many runs."""
+    if trained.agrees.all():
+        return share(trained.run.nunique(), trained.run.nunique())
     return ratio(trained.agrees, [1] * len(trained), trained.run)
 
 
