@@ -326,7 +326,7 @@ def test_the_page_opens_offline_and_pairs_the_models_of_a_seed(seeded):
 
 def test_the_workspace_is_left_as_it_was(seeded):
     status = run(seeded, "git", "status", "--porcelain", "--untracked-files=all").stdout.splitlines()
-    made = ["dvc.lock", "reports/index.html", "reports/seeds.html", "results/seeds.csv"]
+    made = ["dvc.lock", "reports/index.html", "reports/seeds.html", "reports/when.html", "results/seeds.csv"]
     assert status == [f"?? {name}" for name in made]
     assert not (seeded / "models").exists()
 
