@@ -312,7 +312,7 @@ def test_a_failed_stage_names_itself_and_leaves_the_rest(finished):
         write_rows(broken / f"{split}.jsonl", read_rows(splits / "seed.jsonl"))
     (broken / "test.jsonl").write_text('{"id": "1", "task": \n')
     profile = (finished / "params.yaml").read_text()
-    changed = profile.replace("source: sums", "source: broken").replace("base: scratch", "base: embedded")
+    changed = profile.replace("source: habit", "source: broken").replace("base: scratch", "base: embedded")
     (finished / "params.yaml").write_text(changed)
     command = [sys.executable, "-m", "cream.pipeline.stage", "notebooks/01_data.ipynb", "reports/stages/data.html"]
     done = run(finished, *command, check=False)
