@@ -562,10 +562,7 @@ def test_the_first_page_answers_the_question_with_and_without_seeds(tmp_path, pa
     assert "CREAM ends above SRLM" in text and "Llama-2 +10.4" in text and "One seed (1)" in text
     write_seeds(tmp_path, params)
     first = page("index")
-    assert "mean of the seeds 1 to 3" in words(first) and "Settings were chosen" not in words(first)
-    assert page("index") == first
-    write_seeds(tmp_path, params, profile="methods")  # this repository's own
-    assert "seeds from 101 on" in words(page("index"))
+    assert "mean of the seeds 1 to 3" in words(first) and page("index") == first
 
 
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(1)><think>$x$ | `y` & [z](javascript:w)"
