@@ -11,6 +11,7 @@ from trl import DPOConfig, DPOTrainer
 
 from cream.inference.logprobs import response_logprobs, score
 from cream.models.loading import load_model, load_models, save_model
+from cream.models.precision import fast_dtype
 from cream.training.trainers import adapter_config, fine_tune, preference_trainer, train_preferences
 
 END = 0
@@ -255,7 +256,7 @@ def test_the_first_margin_is_zero_where_ranking_and_training_share_a_precision(m
 
     assert first_margin("fp32", "fp32") < 1e-6
     # Where the processor has no bf16 products, ranking and training round a little differently: thousandths of a nat.
-    assert first_margin("bf16", "bf16") < 1e-3
+    assert first_margin("bf16", "bf16") < (1e-4 if fast_dtype() == torch.bfloat16 else 1e-3)
     assert first_margin("fp32", "bf16") > 1e-4
 
 
